@@ -1,0 +1,99 @@
+"""The sparsity methods, in one table of names."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from str_jax.methods.base import Method
+from str_jax.methods.frozen import Frozen
+from str_jax.methods.st3 import ST3
+from str_jax.methods.str import STR
+
+__all__ = ['Method', 'STR', 'ST3', 'Frozen', 'create', 'names', 'settings']
+
+_METHODS: dict[str, Callable[..., Method] | None] = {
+  'dense': None,
+  'str': STR,
+  'st3': ST3,
+  'st3_sigma': functools.partial(ST3, by_shape=True),
+  'frozen': Frozen,
+}
+
+
+def names() -> tuple[str, ...]:
+  """The names that :func:`create` knows.
+
+  >>> 'st3' in names()
+  True
+  """
+  return tuple(_METHODS)
+
+
+def settings(name: str) -> dict[str, Any]:
+  """The settings of a method: name to default, None where it has none.
+
+  Args:
+    name: one of :func:`names`.
+
+  Returns:
+    A dict in the order of the method's fields; empty for 'dense'.
+
+  Raises:
+    ValueError: an unknown name.
+
+  >>> settings('str')['g']
+  'sigmoid'
+  """
+  factory = _lookup(name)
+  if factory is None:
+    return {}
+  fixed = getattr(factory, 'keywords', {})
+  method: Any = getattr(factory, 'func', factory)
+  return {
+    field.name: None if field.default is dataclasses.MISSING else field.default
+    for field in dataclasses.fields(method)
+    if field.name not in fixed
+  }
+
+
+def create(name: str, **values: Any) -> Method | None:
+  """A method by its name.
+
+  Args:
+    name: one of :func:`names`; 'dense' is no method at all.
+    **values: its settings; see each class.
+
+  Returns:
+    The method, or None for 'dense'.
+
+  Raises:
+    ValueError: an unknown name or setting, or a value out of range.
+
+  >>> create('st3', sparsity=0.9, end_step=100).sparsity
+  0.9
+  >>> create('dense') is None
+  True
+  """
+  factory = _lookup(name)
+  known = settings(name)
+  unknown = sorted(set(values) - set(known))
+  if unknown:
+    raise ValueError(
+      f'the method {name} has no setting {", ".join(unknown)}; it has '
+      f'{", ".join(known) or "none"}.'
+    )
+  missing = [k for k in known if known[k] is None and k not in values]
+  if missing:
+    raise ValueError(f'the method {name} needs {", ".join(missing)}.')
+  return None if factory is None else factory(**values)
+
+
+def _lookup(name: str) -> Callable[..., Method] | None:
+  if name not in _METHODS:
+    raise ValueError(
+      f'there is no method {name!r}; the methods are {", ".join(_METHODS)}.'
+    )
+  return _METHODS[name]

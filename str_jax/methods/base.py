@@ -1,0 +1,58 @@
+"""The interface of a sparsity method: a pure function of weight and threshold.
+
+A method is a frozen dataclass of numbers and strings: equal settings hash
+equal, so a method may be a static argument and never retraces.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+
+Leaves = tuple[jax.Array, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method(abc.ABC):
+  """``effective = method(w, *leaves)``, the weight that the layer uses.
+
+  The leaves are the method's own variables beside one weight: a learned
+  threshold, which the optimizer trains, a computed one, which ``update`` sets
+  at the end of a step, both (in that order) or none.
+  """
+
+  def init_learned(self, w: jax.Array) -> jax.Array | None:
+    """The initial learned leaf of a weight, or None if the method has none."""
+    del w
+    return None
+
+  def init_computed(self, w: jax.Array) -> jax.Array | None:
+    """The initial computed leaf of a weight, or None if it has none."""
+    del w
+    return None
+
+  @abc.abstractmethod
+  def __call__(self, w: jax.Array, *leaves: jax.Array) -> jax.Array:
+    """The effective weight, of the shape and type of ``w``."""
+
+  @abc.abstractmethod
+  def threshold(self, w: jax.Array, *leaves: jax.Array) -> jax.Array:
+    """The threshold on ``abs(w)``, broadcasting against ``w``."""
+
+  def update(
+    self,
+    weights: Mapping[str, jax.Array],
+    leaves: Mapping[str, Leaves],
+    step: jax.Array,
+  ) -> Mapping[str, jax.Array]:
+    """The computed leaves after ``step`` updates, by path of their weight."""
+    del weights, leaves, step
+    return {}
+
+  @property
+  def settled_step(self) -> int | None:
+    """The step from which the sparsity asked for holds; None: never known."""
+    return 0

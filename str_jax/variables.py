@@ -1,0 +1,348 @@
+"""Where thresholds live: beside the weights of any pytree.
+
+In the variables of a Flax Linen model a learned threshold is the leaf
+``kernel_threshold`` beside its ``kernel`` in ``params``, and a computed one
+the leaf of that name at the same path in the collection ``thresholds``. Any
+other pytree of weights (an NNX state, a frozen dataclass) cannot take new
+leaves, so there both kinds stand in a flat dict under ``thresholds``, keyed
+by the path of their weight: ``{'params': tree, 'thresholds': {path: leaf}}``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from flax import traverse_util
+
+from str_jax.methods import Frozen, Method
+from str_jax.methods.base import Leaves
+
+KERNEL = 'kernel'
+THRESHOLD = 'kernel_threshold'
+COLLECTION = 'thresholds'
+
+Path = tuple[str, ...]
+Where = Callable[[Path, Any], bool]
+
+
+def is_kernel(path: Path, leaf: Any) -> bool:
+  """Whether a leaf is a weight to sparsify: its name is ``kernel``.
+
+  Args:
+    path: the names that lead to the leaf.
+    leaf: the leaf, not looked at here.
+
+  Returns:
+    True for the weights of Flax's linear and convolutional layers.
+
+  >>> is_kernel(('Dense_0', 'kernel'), None), is_kernel(('bias',), None)
+  (True, False)
+  """
+  del leaf
+  return bool(path) and path[-1] == KERNEL
+
+
+def path_names(key_path: tuple[Any, ...]) -> Path:
+  """A JAX key path as names; an NNX variable's own ``value`` is left out.
+
+  Args:
+    key_path: as ``jax.tree_util.tree_flatten_with_path`` gives it.
+
+  Returns:
+    One string a level.
+
+  >>> import jax
+  >>> tree = {'a': [0, {'kernel': 1}]}
+  >>> [path_names(p) for p, _ in jax.tree_util.tree_leaves_with_path(tree)]
+  [('a', '0'), ('a', '1', 'kernel')]
+  """
+  names = tuple(
+    jax.tree_util.keystr((key,), simple=True, separator='/') for key in key_path
+  )
+  is_attribute = bool(key_path) and isinstance(
+    key_path[-1], jax.tree_util.GetAttrKey
+  )
+  return names[:-1] if is_attribute and names[-1] == 'value' else names
+
+
+def named_leaves(tree: Any) -> dict[Path, Any]:
+  """The leaves of any pytree by their names, in the tree's order.
+
+  Args:
+    tree: any pytree.
+
+  Returns:
+    A dict from path to leaf.
+
+  >>> named_leaves({'Dense_0': {'kernel': 1, 'bias': 2}})
+  {('Dense_0', 'bias'): 2, ('Dense_0', 'kernel'): 1}
+  """
+  flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {path_names(path): leaf for path, leaf in flat}
+
+
+def add_thresholds(
+  method: Method | None, variables: Any, where: Where = is_kernel
+) -> Any:
+  """Adds the method's threshold leaves to dense variables.
+
+  Args:
+    method: the method; None and methods without leaves change nothing.
+    variables: variables of a Linen model, ``{'params': ..., ...}``, or any
+      other pytree of weights.
+    where: which leaves are weights to sparsify, from path and leaf.
+
+  Returns:
+    The variables with the leaves: of the same layout for Linen, else
+    ``{'params': tree, 'thresholds': {path: leaf}}``.
+
+  Raises:
+    ValueError: ``where`` matches nothing, or thresholds are there already.
+
+  >>> import jax.numpy as jnp, str_jax
+  >>> variables = {'params': {'Dense_0': {'kernel': jnp.ones((2, 3))}}}
+  >>> method = str_jax.methods.create('str', init_value=-5.0)
+  >>> tree = add_thresholds(method, variables)['params']
+  >>> tree['Dense_0']['kernel_threshold'].tolist()
+  [[-5.0]]
+  """
+  linen = _is_linen(variables)
+  if method is None or (linen and isinstance(method, Frozen)):
+    return variables
+  weights = named_leaves(variables['params'] if linen else variables)
+  chosen = {path: w for path, w in weights.items() if where(path, w)}
+  if not chosen:
+    known = ', '.join('/'.join(path) for path in weights)
+    raise ValueError(
+      'where= selects the weights to sparsify, but it matched none of these '
+      f'leaves: {known}. By default it wants leaves named kernel.'
+    )
+  learned = {p: method.init_learned(w) for p, w in chosen.items()}
+  computed = {p: method.init_computed(w) for p, w in chosen.items()}
+  if linen:
+    return _add_to_linen(variables, learned, computed)
+  leaves = {
+    '/'.join(p): leaf
+    for kind in (learned, computed)
+    for p, leaf in kind.items()
+    if leaf is not None
+  }
+  return {'params': variables, COLLECTION: leaves}
+
+
+def effective_params(method: Method | None, variables: Any) -> Any:
+  """What the forward pass sees: the dense layout, with exact zeros.
+
+  Args:
+    method: the method the thresholds belong to.
+    variables: variables with thresholds, in either layout.
+
+  Returns:
+    The pytree of parameters without threshold leaves.
+
+  Raises:
+    ValueError: no thresholds in the variables, though the method has some.
+
+  >>> import jax.numpy as jnp, str_jax
+  >>> method = str_jax.methods.create('str', init_value=0.0)
+  >>> variables = {'params': {'kernel': jnp.array([[2.0, -0.25]])}}
+  >>> variables = add_thresholds(method, variables)
+  >>> effective_params(method, variables)['kernel'].tolist()
+  [[1.5, -0.0]]
+  """
+  out = {}
+  if method is not None:
+    for path, entry in sparse_weights(method, variables).items():
+      out[path] = method(entry.weight, *entry.leaves)
+  return _replace(_without_learned(variables['params']), out)
+
+
+def update_thresholds(
+  method: Method | None, variables: Any, step: jax.Array | int
+) -> Any:
+  """Recomputes the computed thresholds at the end of a step.
+
+  Args:
+    method: the method the thresholds belong to.
+    variables: variables with thresholds, in either layout.
+    step: the number of optimizer updates made so far.
+
+  Returns:
+    The variables with new computed thresholds; the same if there are none.
+
+  >>> import jax.numpy as jnp, str_jax
+  >>> method = str_jax.methods.create('st3', sparsity=0.5, end_step=1)
+  >>> variables = {'params': {'kernel': jnp.array([[3.0, -1.0, 2.0]])}}
+  >>> variables = add_thresholds(method, variables)
+  >>> variables = update_thresholds(method, variables, 1)
+  >>> variables['thresholds']['kernel_threshold'].tolist()
+  [[2.0]]
+  """
+  entries = sparse_weights(method, variables)
+  if method is None or not entries:
+    return variables
+  new = method.update(
+    {'/'.join(p): e.weight for p, e in entries.items()},
+    {'/'.join(p): e.leaves for p, e in entries.items()},
+    jax.numpy.asarray(step),
+  )
+  if not new:
+    return variables
+  if not _is_flat(variables):
+    new = traverse_util.unflatten_dict(
+      {p[:-1] + (THRESHOLD,): new['/'.join(p)] for p in entries}
+    )
+  return {**variables, COLLECTION: new}
+
+
+def freeze(method: Method | None, variables: Any) -> Any:
+  """Writes the effective weights back and drops the thresholds.
+
+  The one place where weights are changed by something other than the
+  optimizer. Go on with the method 'frozen' to keep the zeros.
+
+  Args:
+    method: the method the thresholds belong to.
+    variables: variables with thresholds, in either layout.
+
+  Returns:
+    Dense variables for Linen, else the dense pytree of weights.
+
+  ST-3 (WACV 2023), its released code: the end of pruning.
+
+  >>> import jax.numpy as jnp, str_jax
+  >>> method = str_jax.methods.create('str', init_value=0.0)
+  >>> variables = {'params': {'kernel': jnp.array([[2.0, -0.25]])}}
+  >>> frozen = freeze(method, add_thresholds(method, variables))
+  >>> frozen['params']['kernel'].tolist()
+  [[1.5, -0.0]]
+  """
+  params = effective_params(method, variables)
+  if _is_flat(variables):
+    return params
+  rest = {k: v for k, v in variables.items() if k != COLLECTION}
+  return {**rest, 'params': params}
+
+
+@dataclasses.dataclass(frozen=True)
+class SparseWeight:
+  """A weight with its method's leaves."""
+
+  weight: jax.Array
+  leaves: Leaves
+
+
+def sparse_weights(
+  method: Method | None, variables: Any
+) -> dict[Path, SparseWeight]:
+  """The weights that the method thresholds, with their leaves, by path.
+
+  Args:
+    method: the method the thresholds belong to; None gives no weights.
+    variables: variables with thresholds, in either layout.
+
+  Returns:
+    A dict in the order of the parameter tree.
+
+  Raises:
+    ValueError: no thresholds in the variables, though the method has some.
+  """
+  if method is None:
+    return {}
+  weights = named_leaves(variables['params'])
+  if isinstance(method, Frozen):
+    return {
+      p: SparseWeight(w, ()) for p, w in weights.items() if is_kernel(p, w)
+    }
+  found = _leaves_by_path(variables, weights)
+  if not found:
+    raise ValueError(
+      f'{type(method).__name__} needs its thresholds in the variables, but '
+      'there are none: make them with str_jax.add_thresholds(method, '
+      'variables) or by the init of a model with this method.'
+    )
+  return {p: SparseWeight(weights[p], leaves) for p, leaves in found.items()}
+
+
+def _leaves_by_path(
+  variables: Any, weights: dict[Path, Any]
+) -> dict[Path, Leaves]:
+  thresholds = variables.get(COLLECTION, {})
+  if _is_flat(variables):
+    flat = {'/'.join(p): p for p in weights}
+    return {flat[k]: (thresholds[k],) for k in flat if k in thresholds}
+  computed = traverse_util.flatten_dict(_to_dict(thresholds))
+  found = {}
+  for path in weights:
+    at = path[:-1] + (THRESHOLD,)
+    leaves = tuple(tree[at] for tree in (weights, computed) if at in tree)
+    if is_kernel(path, None) and leaves:
+      found[path] = leaves
+  return found
+
+
+def _is_linen(tree: Any) -> bool:
+  """Whether a tree is a Linen model's variables, not some other pytree."""
+  return isinstance(tree, Mapping) and isinstance(tree.get('params'), Mapping)
+
+
+def _is_flat(variables: Any) -> bool:
+  """Whether the thresholds are keyed by the paths of their weights."""
+  if not isinstance(variables['params'], Mapping):
+    return True
+  paths = {'/'.join(p) for p in named_leaves(variables['params'])}
+  thresholds = variables.get(COLLECTION)
+  return thresholds is not None and all(
+    key in paths and key != THRESHOLD for key in thresholds
+  )
+
+
+def _add_to_linen(
+  variables: Any, learned: dict[Path, Any], computed: dict[Path, Any]
+) -> Any:
+  params = traverse_util.flatten_dict(_to_dict(variables['params']))
+  thresholds = {}
+  for path in learned:
+    at = path[:-1] + (THRESHOLD,)
+    if at in params or COLLECTION in variables:
+      raise ValueError(
+        f'thresholds are to be added at {"/".join(path)}, but the variables '
+        'have some already: pass dense variables, or str_jax.freeze them.'
+      )
+    if learned[path] is not None:
+      params[at] = learned[path]
+    if computed[path] is not None:
+      thresholds[at] = computed[path]
+  out = {**variables, 'params': traverse_util.unflatten_dict(params)}
+  if thresholds:
+    out[COLLECTION] = traverse_util.unflatten_dict(thresholds)
+  return out
+
+
+def _to_dict(tree: Any) -> Any:
+  """A nested mapping (a FrozenDict, say) as nested dicts."""
+  if isinstance(tree, Mapping):
+    return {key: _to_dict(value) for key, value in tree.items()}
+  return tree
+
+
+def _without_learned(params: Any) -> Any:
+  """Parameters without threshold leaves; other pytrees have none."""
+  if not isinstance(params, Mapping):
+    return params
+  if not any(p[-1] == THRESHOLD for p in named_leaves(params)):
+    return params
+  flat = traverse_util.flatten_dict(_to_dict(params))
+  return traverse_util.unflatten_dict(
+    {p: leaf for p, leaf in flat.items() if p[-1] != THRESHOLD}
+  )
+
+
+def _replace(tree: Any, new: dict[Path, Any]) -> Any:
+  """The tree with the leaves at some paths replaced."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf: new.get(path_names(path), leaf), tree
+  )

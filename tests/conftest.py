@@ -1,0 +1,58 @@
+"""Test-wide settings, and the tables that the contract tests run over."""
+
+import os
+
+# Before the first import of jax: eight virtual devices, and the host's own.
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update('jax_num_cpu_devices', 8)
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+from str_jax import methods  # noqa: E402
+
+METHODS = {
+  'str': methods.create('str', init_value=-3.0),
+  'str_exp_filter': methods.create(
+    'str', init_value=-4.0, g='exp', granularity='filter', slope=2.0
+  ),
+  'st3': methods.create('st3', sparsity=0.8, end_step=4),
+  'st3_hard': methods.create(
+    'st3', sparsity=0.8, end_step=4, hard=True, rescale=False
+  ),
+  'st3_sigma': methods.create('st3_sigma', sparsity=0.8, end_step=4),
+  'frozen': methods.create('frozen'),
+}
+
+
+def pytest_collection_modifyitems(config, items):
+  """Warnings raised in our own files are errors."""
+  del config
+  for item in items:
+    for module in ('str_jax', 'main', 'test_'):
+      item.add_marker(pytest.mark.filterwarnings(f'error:::{module}.*'))
+
+
+@pytest.fixture
+def strict():
+  """Strict dtype promotion, as the core of the library is written for."""
+  with jax.numpy_dtype_promotion('strict'):
+    yield
+
+
+@pytest.fixture(scope='session')
+def assert_trees_equal():
+  def check(actual, expected, **tolerance):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected)):
+      assert jnp.asarray(a).dtype == jnp.asarray(e).dtype
+      if tolerance:
+        np.testing.assert_allclose(a, e, **tolerance)
+      else:
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(e))
+
+  return check
