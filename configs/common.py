@@ -1,0 +1,124 @@
+"""The fields that every config has, and variants by argument.
+
+Durations are given as ``*_steps`` or ``*_epochs``; set one of the two.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import config_dict
+
+ConfigDict = config_dict.ConfigDict
+placeholder = config_dict.placeholder
+
+
+def get_config() -> ConfigDict:
+  """The fields with their defaults; a placeholder is None until it is set."""
+  config = ConfigDict()
+  config.name = ''  # of the config file, and of the variant in it
+  config.variant = ''
+  config.seed = 0
+
+  config.dataset = 'digits'
+  config.data_dir = placeholder(str)  # else TFDS_DATA_DIR, else TFDS's own
+  config.image_size = placeholder(int)
+  config.augment = placeholder(str)
+  config.validation = placeholder(int)  # images held out of training
+  config.num_workers = 0  # processes of the input pipeline
+  config.batch_size = 64
+  config.eval_batch_size = 256
+  config.total_steps = placeholder(int)
+  config.total_epochs = placeholder(float)
+  config.label_smoothing = 0.0
+  config.init_from = placeholder(str)  # the folder of a run to start from
+
+  config.model = ConfigDict()
+  config.model.name = 'convnet'
+  config.model.dtype = 'float32'  # of the computation; parameters: float32
+  config.model.lowering = 'auto'  # 'xla', 'cpu', or by the devices at hand
+  config.model.classifier_bias = placeholder(bool)
+  config.model.first_layer_dense = False
+  config.model.last_layer_dense = False
+  config.model.init = 'fan_in'  # or 'fan_out'
+  config.model.density = 1.0  # scales the fan of the initialisation
+  config.model.norm_momentum = 0.9
+
+  config.method = ConfigDict()
+  config.method.name = 'dense'
+  config.method.init_value = placeholder(float)
+  config.method.g = placeholder(str)
+  config.method.granularity = placeholder(str)
+  config.method.slope = placeholder(float)
+  config.method.sparsity = placeholder(float)
+  config.method.rescale = placeholder(bool)
+  config.method.hard = placeholder(bool)
+  config.method.start_steps = placeholder(int)
+  config.method.start_epochs = placeholder(float)
+  config.method.end_steps = placeholder(int)
+  config.method.end_epochs = placeholder(float)
+  # After the training: zeros are frozen, and the rest trains on.
+  config.method.finetune_steps = placeholder(int)
+  config.method.finetune_epochs = placeholder(float)
+  config.method.finetune_learning_rate = placeholder(float)
+
+  config.optimizer = ConfigDict()
+  config.optimizer.name = 'sgd'
+  config.optimizer.momentum = 0.9
+  config.optimizer.nesterov = False
+  config.optimizer.b1 = 0.9  # of adamw
+  config.optimizer.b2 = 0.999
+  config.optimizer.eps = 1e-8
+  config.optimizer.clip_norm = placeholder(float)
+  config.optimizer.coupled = True  # decay joins the gradient, as in PyTorch
+  config.optimizer.weight_decay = 0.0
+  config.optimizer.threshold_decay = placeholder(float)  # else weight_decay
+  config.optimizer.norm_decay = placeholder(float)
+  config.optimizer.bias_decay = placeholder(float)
+
+  config.schedule = ConfigDict()
+  config.schedule.name = 'cosine'
+  config.schedule.learning_rate = 0.1
+  config.schedule.hold = 'step'  # or 'epoch': one value an epoch
+  config.schedule.warmup_steps = placeholder(int)
+  config.schedule.warmup_epochs = placeholder(float)
+  config.schedule.boundaries_epochs = ()  # of multistep
+  config.schedule.factor = 0.1  # of multistep and exponential
+
+  config.log_every_steps = 50
+  config.eval_every_steps = placeholder(int)
+  config.eval_every_epochs = placeholder(float)
+  config.checkpoint_every_steps = placeholder(int)
+  config.checkpoint_every_epochs = placeholder(float)
+  return config
+
+
+def with_variant(
+  config: ConfigDict,
+  variant: str | None,
+  variants: Mapping[str, Mapping[str, Any]],
+  default: str,
+) -> ConfigDict:
+  """The config with a variant's fields set, locked.
+
+  Args:
+    config: the base, common to all variants.
+    variant: a key of ``variants``, or None or '' for the default one.
+    variants: by name, the fields that a variant sets, with dotted names.
+    default: the variant that is taken when none is named.
+
+  Returns:
+    The locked config.
+
+  Raises:
+    ValueError: an unknown variant; the sentence lists the known ones.
+  """
+  variant = variant or default
+  if variant not in variants:
+    raise ValueError(
+      f'the config {config.name} has no variant {variant!r}; it has '
+      f'{", ".join(variants)}.'
+    )
+  config.variant = variant
+  config.update_from_flattened_dict(dict(variants[variant]))
+  config.lock()
+  return config

@@ -1,0 +1,216 @@
+"""Multiply-adds of each layer, read off the model itself.
+
+The model's call is traced abstractly, and the data flow of the trace is
+followed from the input and from every kernel: where the two meet in a
+convolution, a dot product or a product, the multiply-adds are that kernel's
+layer's. So a kernel may be thresholded on its way, and a convolution written
+as something else. Nothing is computed and no table of layers is kept.
+"""
+
+from __future__ import annotations
+
+import collections
+import inspect
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.extend import core
+
+from str_jax.variables import is_kernel, named_leaves
+
+# What went into a value of the trace: the input, whatever else beside it; else
+# the kernels of some layers; else nothing of interest.
+Origin = frozenset[str]
+_NOTHING: Origin = frozenset()
+_INPUT: Origin = frozenset({'<input>'})
+Counts = collections.Counter[str]
+
+
+def count(
+  model: nn.Module, input_shape: Sequence[int], **kwargs: Any
+) -> dict[str, int]:
+  """Multiply-adds of one forward pass of one image, by layer.
+
+  One multiply-add counts 1, as in the papers. Biases, norms and pooling do not
+  count. Per image:
+
+    convolution   output positions * kernel positions * in / groups * out
+    transposed    input positions * kernel positions * in / groups * out
+    dense         positions * in * out
+
+  Padding counts like any other input. A transposed convolution of stride 1 is
+  a convolution.
+
+  Args:
+    model: a Linen model with leaves named kernel.
+    input_shape: shape of one input without the batch: (height, width,
+      channels) for images.
+    **kwargs: for the model's call; `train` is False unless given.
+
+  Returns:
+    A dict from the layer's path, joined by '/', to its multiply-adds, in the
+    order in which the layers are used. A layer used twice counts twice. A
+    model that is itself a layer has the path ''.
+
+  Raises:
+    ValueError: a kernel never meets the input, or it cannot be said which
+      layer's multiply-adds an operation has.
+
+  >>> from flax import linen as nn
+  >>> model = nn.Sequential([nn.Conv(8, (3, 3), strides=2), nn.Dense(10)])
+  >>> count(model, (8, 8, 3))  # 4*4 * 3*3 * 3 * 8 and 4*4 * 8 * 10
+  {'layers_0': 3456, 'layers_1': 1280}
+  """
+  if 'train' in inspect.signature(model.__call__).parameters:
+    kwargs = {'train': False, **kwargs}
+  x = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+  variables = jax.eval_shape(
+    lambda x: model.init(jax.random.key(0), x, **kwargs), x
+  )
+  trace = jax.make_jaxpr(lambda v, x: model.apply(v, x, **kwargs))(variables, x)
+  origins = [
+    frozenset({'/'.join(path[1:-1])})
+    if path[0] == 'params' and is_kernel(path, leaf)
+    else _NOTHING
+    for path, leaf in named_leaves(variables).items()
+  ]
+  _, counts = _follow(trace.jaxpr, [*origins, _INPUT])
+  unused = sorted(_NOTHING.union(*origins) - set(counts))
+  if unused:
+    raise ValueError(
+      'every kernel should meet the input in a convolution or a product, for '
+      'its multiply-adds to be counted, but those of these layers do not: '
+      f'{", ".join(unused)}. Call them, or take them out of the model.'
+    )
+  return dict(counts)
+
+
+def _merge(origins: Iterable[Origin]) -> Origin:
+  """The origin of a value made of others."""
+  union = _NOTHING.union(*origins)
+  return _INPUT if _INPUT <= union else union
+
+
+def _follow(
+  jaxpr: core.Jaxpr, inputs: Sequence[Origin]
+) -> tuple[list[Origin], Counts]:
+  """Origins of a jaxpr's outputs, and the multiply-adds on the way."""
+  known = dict(zip(jaxpr.invars, inputs, strict=True))
+
+  def origins(atoms: Sequence[Any]) -> list[Origin]:
+    return [
+      _NOTHING if isinstance(a, core.Literal) else known.get(a, _NOTHING)
+      for a in atoms
+    ]
+
+  counts: Counts = collections.Counter()
+  for equation in jaxpr.eqns:
+    outputs, met = _follow_equation(equation, origins(equation.invars))
+    known.update(zip(equation.outvars, outputs, strict=True))
+    counts.update(met)
+  return origins(jaxpr.outvars), counts
+
+
+def _follow_equation(
+  equation: core.JaxprEqn, operands: list[Origin]
+) -> tuple[list[Origin], Counts]:
+  name, params = equation.primitive.name, equation.params
+  if name == 'scan':
+    return _follow_scan(params, operands)
+  if name == 'cond':
+    return _follow_cond(params, operands)
+  inner = params.get('jaxpr', params.get('call_jaxpr'))
+  inner = getattr(inner, 'jaxpr', inner)  # of a ClosedJaxpr
+  if inner is not None and len(inner.invars) == len(operands):
+    return _follow(inner, operands)  # jit, checkpoint, custom_vjp, ...
+  counts: Counts = collections.Counter()
+  if name in _PRODUCTS and _INPUT in operands:
+    kernels = _NOTHING.union(*operands) - _INPUT
+    if len(kernels) > 1:
+      raise ValueError(
+        f'the kernels of {", ".join(sorted(kernels))} are mixed before they '
+        'meet the input, so their multiply-adds cannot be told apart: apply '
+        'each kernel to the input by itself.'
+      )
+    for layer in kernels:
+      counts[layer] = _PRODUCTS[name](equation)
+  return [_merge(operands)] * len(equation.outvars), counts
+
+
+def _follow_scan(
+  params: dict[str, Any], operands: list[Origin]
+) -> tuple[list[Origin], Counts]:
+  first, carries = params['num_consts'], params['num_carry']
+  carry = slice(first, first + carries)
+  while True:  # until no origin spreads any further through the carry
+    outputs, counts = _follow(params['jaxpr'].jaxpr, operands)
+    before = operands[carry]
+    after = [
+      _merge(pair) for pair in zip(before, outputs[:carries], strict=True)
+    ]
+    if after == before:
+      break
+    operands = [*operands[:first], *after, *operands[carry.stop :]]
+  steps = params['length']
+  return outputs, collections.Counter(
+    {layer: steps * n for layer, n in counts.items()}
+  )
+
+
+def _follow_cond(
+  params: dict[str, Any], operands: list[Origin]
+) -> tuple[list[Origin], Counts]:
+  """The branches of a condition, or of a choice by platform."""
+  index, *rest = operands
+  results = [_follow(branch.jaxpr, rest) for branch in params['branches']]
+  counts = results[0][1]
+  for _, other in results:
+    if other != counts:
+      raise ValueError(
+        'the branches of a condition should have the same multiply-adds, for '
+        f'them to be counted, but one has {dict(counts)} and another '
+        f'{dict(other)}.'
+      )
+  outputs = zip(*(outputs for outputs, _ in results), strict=True)
+  return [_merge([index, *branches]) for branches in outputs], counts
+
+
+def _convolution(equation: core.JaxprEqn) -> int:
+  x, kernel = _shapes(equation.invars)
+  params, numbers = equation.params, equation.params['dimension_numbers']
+  if max(params['lhs_dilation']) == 1:
+    features = kernel[numbers.rhs_spec[0]]
+    return _size(equation) * (math.prod(kernel) // features)
+  if max(params['window_strides']) > 1:
+    raise ValueError(
+      'a convolution with both strides and input dilation is not counted: '
+      'use one of them.'
+    )
+  return math.prod(x) // x[numbers.lhs_spec[1]] * math.prod(kernel)
+
+
+def _dot(equation: core.JaxprEqn) -> int:
+  x, _ = _shapes(equation.invars)
+  (contracted, _), _ = equation.params['dimension_numbers']
+  return _size(equation) * math.prod(x[axis] for axis in contracted)
+
+
+def _shapes(values: Sequence[Any]) -> list[tuple[int, ...]]:
+  return [value.aval.shape for value in values]
+
+
+def _size(equation: core.JaxprEqn) -> int:
+  return math.prod(*_shapes(equation.outvars))
+
+
+# Where a kernel and the input meet. `mul` is a depthwise convolution that was
+# written as a sum of shifted images.
+_PRODUCTS: dict[str, Callable[[core.JaxprEqn], int]] = {
+  'conv_general_dilated': _convolution,
+  'dot_general': _dot,
+  'mul': _size,
+}

@@ -1,0 +1,148 @@
+"""The models, in one table of names."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+import str_jax.nn
+from str_jax.methods import Method
+from str_jax.models.base import ImageClassifier
+from str_jax.models.convnet import ConvNet
+from str_jax.models.initializers import Mode, kaiming_normal
+from str_jax.models.mobilenet import BLOCKS, MobileNetV1
+from str_jax.models.resnet import BasicBlock, Bottleneck, ResNet
+
+__all__ = [
+  'BasicBlock',
+  'Bottleneck',
+  'ConvNet',
+  'ImageClassifier',
+  'MobileNetV1',
+  'ResNet',
+  'create',
+  'kaiming_normal',
+  'names',
+]
+
+
+def _resnet(block: type[nn.Module], *stage_sizes: int) -> dict[str, Any]:
+  return {'block': block, 'stage_sizes': stage_sizes, 'width': 64}
+
+
+def _cifar_resnet(blocks: int) -> dict[str, Any]:
+  sizes = {'stage_sizes': (blocks,) * 3, 'width': 16}
+  return {'block': BasicBlock, 'small_images': True, **sizes}
+
+
+# Class and sizes of each model; `create` takes the same sizes by keyword.
+_MODELS: dict[str, tuple[type[ImageClassifier], dict[str, Any]]] = {
+  'convnet': (ConvNet, {'widths': (32, 64, 64)}),
+  'resnet20': (ResNet, _cifar_resnet(3)),
+  'resnet32': (ResNet, _cifar_resnet(5)),
+  'resnet56': (ResNet, _cifar_resnet(9)),
+  'resnet18': (ResNet, _resnet(BasicBlock, 2, 2, 2, 2)),
+  'resnet34': (ResNet, _resnet(BasicBlock, 3, 4, 6, 3)),
+  'resnet50': (ResNet, _resnet(Bottleneck, 3, 4, 6, 3)),
+  'mobilenet_v1': (MobileNetV1, {'width': 1.0, 'blocks': BLOCKS}),
+}
+
+
+def names() -> tuple[str, ...]:
+  """The names that :func:`create` knows.
+
+  >>> 'resnet50' in names()
+  True
+  """
+  return tuple(_MODELS)
+
+
+def create(
+  name: str,
+  *,
+  num_classes: int,
+  method: Method | None = None,
+  dtype: Any = jnp.float32,
+  first_layer_dense: bool = False,
+  last_layer_dense: bool = False,
+  classifier_bias: bool | None = None,
+  init: Mode = 'fan_in',
+  density: float = 1.0,
+  norm_momentum: float = 0.9,
+  lowering: str = 'xla',
+  **sizes: Any,
+) -> ImageClassifier:
+  """A model by its name, with a sparsity method in its layers.
+
+  It is called as `model.apply(variables, images, train=True,
+  mutable=['batch_stats'])`, images NHWC, and returns float32 logits.
+
+  Args:
+    name: one of :func:`names`.
+    num_classes: number of logits.
+    method: sparsity method of every convolution and the classifier; None
+      leaves them dense.
+    dtype: type to compute in; parameters and statistics are float32.
+    first_layer_dense: leave the first convolution dense.
+    last_layer_dense: leave the classifier dense.
+    classifier_bias: whether the classifier has a bias; None is the model's
+      own choice, which is no bias as in the papers' networks.
+    init: 'fan_in' or 'fan_out', see :func:`kaiming_normal`.
+    density: expected fraction of non-zero weights, for the initialisation.
+    norm_momentum: share of a running average that a BatchNorm keeps a step
+      (PyTorch's momentum is 1 minus it).
+    lowering: of the convolutions, see `str_jax.nn.Conv`.
+    **sizes: what the model's row of the table holds: `widths` of convnet,
+      `stage_sizes` and `width` of resnets, `width` and `blocks` of
+      mobilenet_v1, to make it smaller.
+
+  Returns:
+    The model, a `flax.linen.Module`.
+
+  Raises:
+    ValueError: an unknown name, size or init, or a density out of range.
+
+  >>> import jax, jax.numpy as jnp, str_jax
+  >>> method = str_jax.methods.create('str', init_value=-5.0)
+  >>> model = create('convnet', num_classes=10, method=method, widths=(8,))
+  >>> images = jnp.zeros((1, 8, 8, 1))
+  >>> variables = model.init(jax.random.key(0), images)
+  >>> params = jax.tree.map(jnp.shape, variables['params'])
+  >>> params['stem']
+  {'kernel': (3, 3, 1, 8), 'kernel_threshold': (1, 1, 1, 1)}
+  >>> model.apply(variables, images, train=False).shape
+  (1, 10)
+  """
+  if name not in _MODELS:
+    raise ValueError(
+      f'there is no model {name!r}; the models are {", ".join(_MODELS)}.'
+    )
+  model, known = _MODELS[name]
+  unknown = sorted(set(sizes) - set(known))
+  if unknown:
+    raise ValueError(
+      f'the model {name} has no size {", ".join(unknown)}; it has '
+      f'{", ".join(known)}.'
+    )
+  fields: dict[str, Any] = {**known, **sizes}
+  if classifier_bias is not None:
+    fields['classifier_bias'] = classifier_bias
+  layer = {
+    'method': method,
+    'dtype': dtype,
+    'kernel_init': kaiming_normal(init, density),
+  }
+  return model(
+    num_classes=num_classes,
+    conv=functools.partial(str_jax.nn.Conv, lowering=lowering, **layer),
+    dense=functools.partial(str_jax.nn.Dense, **layer),
+    norm=functools.partial(
+      nn.BatchNorm, momentum=norm_momentum, epsilon=1e-5, dtype=dtype
+    ),
+    first_layer_dense=first_layer_dense,
+    last_layer_dense=last_layer_dense,
+    **fields,
+  )

@@ -1,0 +1,117 @@
+"""Residual networks, as in PyTorch: ImageNet's and CIFAR's."""
+
+import functools
+
+import jax
+from flax import linen as nn
+
+from str_jax.models.base import ImageClassifier, Layer
+
+
+class BasicBlock(nn.Module):
+  """Two 3x3 convolutions beside a shortcut.
+
+  Attributes:
+    width: Channels of the convolutions.
+    stride: Of the first convolution.
+    conv: Class of the convolutions.
+    norm: Class of the norms, given `use_running_average`.
+  """
+
+  width: int
+  stride: int
+  conv: Layer
+  norm: Layer
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    conv = functools.partial(
+      self.conv, kernel_size=(3, 3), padding=1, use_bias=False
+    )
+    y = conv(self.width, strides=self.stride, name='conv1')(x)
+    y = nn.relu(self.norm(name='norm1')(y))
+    y = self.norm(name='norm2')(conv(self.width, name='conv2')(y))
+    return nn.relu(y + _shortcut(self, x, self.width))
+
+
+class Bottleneck(nn.Module):
+  """1x1, 3x3 and 1x1 convolutions beside a shortcut; the 3x3 has the stride.
+
+  Attributes:
+    width: Channels of the first two convolutions; the last has four times it.
+    stride: Of the 3x3 convolution.
+    conv: Class of the convolutions.
+    norm: Class of the norms, given `use_running_average`.
+  """
+
+  width: int
+  stride: int
+  conv: Layer
+  norm: Layer
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    conv = functools.partial(self.conv, use_bias=False)
+    y = conv(self.width, (1, 1), name='conv1')(x)
+    y = nn.relu(self.norm(name='norm1')(y))
+    y = conv(self.width, (3, 3), strides=self.stride, padding=1, name='conv2')(
+      y
+    )
+    y = nn.relu(self.norm(name='norm2')(y))
+    y = self.norm(name='norm3')(conv(4 * self.width, (1, 1), name='conv3')(y))
+    return nn.relu(y + _shortcut(self, x, 4 * self.width))
+
+
+def _shortcut(
+  block: BasicBlock | Bottleneck, x: jax.Array, features: int
+) -> jax.Array:
+  """x itself, or a 1x1 convolution and a norm where the shape changes."""
+  if block.stride == 1 and x.shape[-1] == features:
+    return x
+  x = block.conv(
+    features, (1, 1), strides=block.stride, use_bias=False, name='shortcut'
+  )(x)
+  return block.norm(name='shortcut_norm')(x)
+
+
+class ResNet(ImageClassifier):
+  """Residual network (He et al., 2016), with PyTorch's strides and padding.
+
+  Attributes:
+    block: BasicBlock or Bottleneck.
+    stage_sizes: Blocks in each stage.
+    width: Channels of the stem and the first stage; each stage doubles it.
+    small_images: CIFAR's stem, a 3x3 convolution, in place of ImageNet's,
+      a 7x7 of stride 2 and a max-pool.
+  """
+
+  block: type[BasicBlock] | type[Bottleneck] = Bottleneck
+  stage_sizes: tuple[int, ...] = (3, 4, 6, 3)
+  width: int = 64
+  small_images: bool = False
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    norm = functools.partial(self.norm, use_running_average=not train)
+    size, stride = (3, 1) if self.small_images else (7, 2)
+    x = self.first_conv()(
+      self.width,
+      (size, size),
+      strides=stride,
+      padding=size // 2,
+      use_bias=False,
+      name='stem',
+    )(x)
+    x = nn.relu(norm(name='stem_norm')(x))
+    if not self.small_images:
+      x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    for stage, blocks in enumerate(self.stage_sizes):
+      for i in range(blocks):
+        x = self.block(
+          width=self.width * 2**stage,
+          stride=2 if stage and i == 0 else 1,
+          conv=self.conv,
+          norm=norm,
+          name=f'stage{stage + 1}_block{i + 1}',
+        )(x)
+    return self.classify(x)

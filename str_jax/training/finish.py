@@ -1,0 +1,130 @@
+"""The end of a run: test accuracy, summary.json, report.html, the table."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import TYPE_CHECKING, Any
+
+import jax
+import rich.console
+import rich.table
+
+from str_jax import report
+from str_jax.training import stage as stages
+from str_jax.training import workdir
+from str_jax.training.metrics import Log
+from str_jax.training.stage import Stage
+from str_jax.training.state import State
+
+if TYPE_CHECKING:
+  from str_jax.training.loop import Run
+
+_VERSIONS = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain')
+
+
+def finish(run: Run, stage: Stage, state: State, log: Log) -> dict[str, Any]:
+  """Evaluates on test and writes what a finished run leaves.
+
+  Args:
+    run: the run.
+    stage: its last stage.
+    state: its last state.
+    log: closed, for times.
+
+  Returns:
+    The content of summary.json.
+  """
+  from str_jax.training import page  # draws with matplotlib: slow to import
+
+  result = run.evaluate(stage, state.variables, 'test')
+  best = _best(run)
+  layers = stages.sparsity_report(
+    stage, state.variables, run.dataset.image_shape
+  )
+  config = run.config
+  summary = {
+    'config': config.to_dict(),
+    'config_name': config.name,
+    'variant': config.variant,
+    'method': str(run.plan.phases[0].method or 'dense'),
+    'model': config.model.name,
+    'dataset': run.dataset.name,
+    'note': run.dataset.note,
+    'steps': run.plan.total_steps,
+    'top1': result['accuracy'],
+    'eval_loss': result['loss'],
+    **best,
+    'sparsity': layers.sparsity,
+    'weights': layers.weights,
+    'nonzero': layers.nonzero,
+    'dense_flops': layers.dense_flops,
+    'flops': layers.flops,
+    'layers': layers.to_dicts(),
+    'seconds': round(log.seconds, 2),
+    'examples_per_second': log.examples_per_second,
+    'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+    'versions': {v: importlib.metadata.version(v) for v in _VERSIONS},
+  }
+  if jax.process_index() == 0:
+    workdir.write_json(run.directory / 'summary.json', summary)
+    page.write(run.directory)
+  show(summary)
+  print(f'report: {run.directory / "report.html"}')
+  return summary
+
+
+def show(summary: dict[str, Any]) -> None:
+  """Prints a summary: the table by layer, then the totals.
+
+  Args:
+    summary: the content of summary.json.
+  """
+  # A pipe has no width of its own: wide enough then for every column.
+  console = rich.console.Console()
+  if not console.is_terminal:
+    console = rich.console.Console(width=120)
+  table = rich.table.Table(
+    title=f'{summary["model"]} on {summary["dataset"]}: {summary["method"]}'
+  )
+  for column in report.COLUMNS:
+    is_text = column in ('name', 'shape')
+    table.add_column(
+      column.replace('_', ' '), justify='left' if is_text else 'right'
+    )
+  rows = report.from_dicts(summary['layers']).cells()
+  for cells in rows[:-1]:
+    table.add_row(*cells)
+  table.add_section()
+  table.add_row(*rows[-1], style='bold')
+  console.print(table)
+  best = ''
+  if summary['best_top1'] is not None:
+    best = (
+      f' (best on validation, step {summary["best_step"]}: '
+      f'{summary["best_top1"]:.2%})'
+    )
+  print(
+    f'test accuracy {summary["top1"]:.2%}{best}, sparsity '
+    f'{summary["sparsity"]:.2%}, {summary["nonzero"]:,} of '
+    f'{summary["weights"]:,} weights, '
+    f'{summary["flops"] / summary["dense_flops"]:.2%} of the dense FLOPs, '
+    f'{summary["seconds"]:.1f} s'
+  )
+  if summary['note']:
+    print(summary['note'])
+
+
+def _best(run: Run) -> dict[str, Any]:
+  """Test accuracy of the checkpoint that was best on validation."""
+  found = run.checkpoints.best()
+  if found is None:
+    return {'best_top1': None, 'best_step': None, 'best_validation_top1': None}
+  step, accuracy = found
+  stage = run.stage(run.plan.phases[run.plan.phase_of(step)])
+  state = run.checkpoints.restore(step, stage.target)
+  result = run.evaluate(stage, state.variables, 'test')
+  return {
+    'best_top1': result['accuracy'],
+    'best_step': step,
+    'best_validation_top1': accuracy,
+  }

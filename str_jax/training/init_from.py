@@ -1,0 +1,95 @@
+"""Starting a run from the weights of another."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+import str_jax
+from str_jax.methods import Method
+from str_jax.training import checkpoint
+from str_jax.training import plan as plans
+from str_jax.variables import COLLECTION
+
+
+def load(
+  source: pathlib.Path, variables: dict[str, Any], method: Method | None
+) -> dict[str, Any]:
+  """Variables with every leaf that matches taken from another run.
+
+  Thresholds are taken over where both runs use the same method; otherwise
+  the other run's effective weights are, and thresholds start afresh.
+
+  Args:
+    source: the folder of a run, dense or sparse.
+    variables: initial variables of the new run.
+    method: the new run's method.
+
+  Returns:
+    Variables of the same structure; leaves without a match of their path and
+    shape keep their initial value and are printed.
+
+  Raises:
+    FileNotFoundError: no run there.
+    ValueError: the checkpoint cannot be read, or nothing in it matches.
+  """
+  theirs = checkpoint.read_variables(source)
+  config = ConfigDict(checkpoint.read_config(source))
+  their_method = method_of(config, theirs)
+  if type(their_method) is not type(method):
+    theirs = str_jax.freeze(their_method, jax.tree.map(jnp.asarray, theirs))
+  ours = traverse_util.flatten_dict(variables, sep='/')
+  theirs = traverse_util.flatten_dict(theirs, sep='/')
+  taken = {
+    path: jnp.asarray(theirs[path], leaf.dtype)
+    for path, leaf in ours.items()
+    if path in theirs and theirs[path].shape == leaf.shape
+  }
+  if not any(path.startswith('params/') for path in taken):
+    raise ValueError(
+      f'init_from={source} must hold a network like the new one, but no '
+      'parameter has the same path and shape.'
+    )
+  _tell(source, ours, theirs, taken)
+  return traverse_util.unflatten_dict(ours | taken, sep='/')
+
+
+def method_of(config: Any, variables: dict[str, Any]) -> Method | None:
+  """The method that variables of a run were saved with.
+
+  Args:
+    config: the run's config.
+    variables: from one of its checkpoints.
+
+  Returns:
+    The method of the phase that the checkpoint is from.
+  """
+  has_thresholds = COLLECTION in variables or any(
+    path[-1] == 'kernel_threshold'
+    for path in traverse_util.flatten_dict(variables['params'])
+  )
+  return plans.method(config.method) if has_thresholds else None
+
+
+def _tell(
+  source: pathlib.Path,
+  ours: dict[str, Any],
+  theirs: dict[str, Any],
+  taken: dict[str, Any],
+) -> None:
+  print(f'{len(taken)} of {len(ours)} arrays taken from {source}')
+  for what, paths in (
+    ('starts afresh, not found there', set(ours) - set(theirs)),
+    (
+      'starts afresh, of another shape there',
+      set(ours) & set(theirs) - set(taken),
+    ),
+    ('not used from there', set(theirs) - set(ours)),
+  ):
+    if paths:
+      print(f'{what}: {", ".join(sorted(paths))}')

@@ -1,0 +1,290 @@
+"""The training loop: from a config to a folder with everything in it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import pathlib
+import signal
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from str_jax import data
+from str_jax.training import checkpoint, finish, init_from, workdir
+from str_jax.training import plan as plans
+from str_jax.training import stage as stages
+from str_jax.training import state as states
+from str_jax.training.checkpoint import Checkpoints
+from str_jax.training.metrics import Log
+from str_jax.training.stage import Stage
+from str_jax.training.state import State
+from str_jax.variables import is_kernel, named_leaves
+
+
+def train(config: Any, directory: pathlib.Path) -> dict[str, Any]:
+  """Trains, evaluates and reports a network; goes on where it was stopped.
+
+  Args:
+    config: see configs/common.py.
+    directory: the folder of the run; the same again resumes it.
+
+  Returns:
+    The content of summary.json.
+
+  Raises:
+    ValueError: a field or a folder that cannot be used, or a loss that is
+      not finite.
+    FileNotFoundError: the data set is not there.
+  """
+  run = Run(config, directory)
+  summary = workdir.read_summary(directory)
+  if summary is not None:
+    print(
+      f'{directory} holds a finished run of {summary["steps"]} steps; nothing '
+      'was changed.'
+    )
+    finish.show(summary)
+    return summary
+  with contextlib.closing(run.checkpoints), _Interrupt() as interrupt:
+    stage, state = run.start()
+    with contextlib.closing(run.open_log(int(state.step))) as log:
+      for phase in run.plan.phases:
+        if int(state.step) >= phase.stop:
+          continue
+        if int(state.step) == phase.start and phase.start:
+          stage, state = run.freeze(stage, state, phase)
+        state = run.train_phase(stage, state, log, interrupt)
+    return finish.finish(run, stage, state, log)
+
+
+class Run:
+  """What stays the same throughout a run.
+
+  Args:
+    config: a config.
+    directory: its folder, claimed for it here.
+  """
+
+  def __init__(self, config: Any, directory: pathlib.Path) -> None:
+    self.config = config
+    self.directory = directory
+    self.dataset = data.load(
+      config.dataset,
+      data_dir=config.data_dir,
+      image_size=config.image_size,
+      validation=config.validation,
+      augment=config.augment,
+    )
+    self.plan = plans.create(config, self.dataset.size('train'))
+    if config.batch_size % jax.device_count():
+      raise ValueError(
+        f'batch_size must be a multiple of the {jax.device_count()} devices, '
+        f'got {config.batch_size}.'
+      )
+    self.placement = stages.place()
+    stage = self.stage(self.plan.phases[0])  # checks the rest of the fields
+    workdir.claim(directory, config)
+    self._first = stage
+    self.checkpoints = Checkpoints(directory / 'checkpoints')
+
+  def stage(self, phase: plans.Phase) -> Stage:
+    """A phase made ready."""
+    return stages.create(
+      self.config, self.plan, phase, self.dataset, self.placement
+    )
+
+  def start(self) -> tuple[Stage, State]:
+    """The newest checkpoint's stage and state, or the initial ones."""
+    ready = {0: self._first}
+
+    def stage_of(step: int) -> Stage:
+      index = self.plan.phase_of(step)
+      if index not in ready:
+        ready[index] = self.stage(self.plan.phases[index])
+      return ready[index]
+
+    state = self.checkpoints.restore_latest(
+      lambda step: stage_of(step).target, warn=print
+    )
+    if state is not None:
+      step = int(state.step)
+      print(f'goes on from step {step} of {self.plan.total_steps}', flush=True)
+      return stage_of(step), state
+    state = self._first.init(self.config.seed)
+    if self.config.init_from is not None:
+      variables = init_from.load(
+        pathlib.Path(self.config.init_from), state.variables, self._first.method
+      )
+      variables = jax.device_put(variables, self.placement.state)
+      state = states.from_variables(variables, self._first.tx, step=0)
+      state = jax.device_put(state, self.placement.state)
+    self.checkpoints.save(state)
+    return self._first, state
+
+  def freeze(
+    self, stage: Stage, state: State, phase: plans.Phase
+  ) -> tuple[Stage, State]:
+    """The next phase, which starts from the frozen weights of the last."""
+    new = self.stage(phase)
+    frozen = jax.jit(
+      lambda state: states.freeze(stage.method, state, new.tx),
+      out_shardings=self.placement.state,
+    )(state)
+    return new, frozen
+
+  def open_log(self, start_step: int) -> Log:
+    """The run's log from a step on."""
+    return Log(
+      self.directory,
+      start_step=start_step,
+      total_steps=self.plan.total_steps,
+      batch_size=self.config.batch_size,
+    )
+
+  def train_phase(
+    self, stage: Stage, state: State, log: Log, interrupt: _Interrupt
+  ) -> State:
+    """Trains to the end of a stage's phase."""
+    config, plan = self.config, self.plan
+    start = int(state.step)
+    batches = data.train_batches(
+      self.dataset,
+      config.batch_size,
+      seed=config.seed,
+      start_step=start,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      num_workers=config.num_workers,
+    )
+    last = stage.phase.stop
+    for step in range(start + 1, last + 1):
+      state = stage.train_step(state, self.placement.put(next(batches)))
+      if step % config.log_every_steps == 0 or step == last:
+        state = self.log_train(stage, state, log)
+      evaluates = step % plan.eval_every == 0 or step == last
+      if evaluates:
+        self.save(state, self.log_validation(stage, state, log))
+      elif step % plan.checkpoint_every == 0 or interrupt.signal:
+        self.save(state)
+      if interrupt.signal:
+        log.say(
+          f'stopped by {interrupt.signal} at step {step}; the same command '
+          'goes on from here.'
+        )
+        raise SystemExit(0)
+    return state
+
+  def log_train(self, stage: Stage, state: State, log: Log) -> State:
+    """Writes the training metrics since the last line, and starts new ones."""
+    step = int(state.step)
+    sums = {k: float(v) for k, v in jax.device_get(state.sums).items()}
+    self.check_finite(state)
+    statistics = jax.device_get(stage.statistics(state.variables))
+    nonzero = {k: int(v) for k, v in statistics['nonzero'].items()}
+    sizes = self.sizes(stage)
+    log.train(
+      {
+        'step': step,
+        'epoch': round(step / self.plan.steps_per_epoch, 3),
+        'loss': sums['loss'] / sums['steps'],
+        'accuracy': sums['correct'] / sums['steps'],
+        'grad_norm': sums['grad_norm'] / sums['steps'],
+        'learning_rate': float(self.plan.learning_rate(jnp.int32(step - 1))),
+        'sparsity': 1 - sum(nonzero.values()) / sum(sizes.values()),
+        'layer_sparsity': {k: 1 - nonzero[k] / sizes[k] for k in nonzero},
+        'layer_threshold': {
+          k: float(v) for k, v in statistics['threshold'].items()
+        },
+      }
+    )
+    zeros = jax.device_put(states.zero_sums(), self.placement.state)
+    return dataclasses.replace(state, sums=zeros)
+
+  def log_validation(self, stage: Stage, state: State, log: Log) -> float:
+    """Evaluates on validation; the accuracy, or UNRANKED before the target."""
+    if self.dataset.splits['validation'] is None:
+      return checkpoint.UNRANKED
+    began = time.perf_counter()
+    step = int(state.step)
+    result = self.evaluate(stage, state.variables, 'validation')
+    log.validation(
+      {
+        'step': step,
+        'epoch': round(step / self.plan.steps_per_epoch, 3),
+        'loss': result['loss'],
+        'accuracy': result['accuracy'],
+      },
+      began,
+    )
+    settled = step >= self.plan.settled_step
+    return result['accuracy'] if settled else checkpoint.UNRANKED
+
+  def evaluate(
+    self, stage: Stage, variables: Any, split: str
+  ) -> dict[str, float]:
+    """Loss and accuracy over a split."""
+    return stages.evaluate(
+      stage,
+      variables,
+      self.dataset,
+      split,
+      self.placement,
+      batch_size=self.config.eval_batch_size,
+      num_workers=self.config.num_workers,
+    )
+
+  def save(self, state: State, accuracy: float = checkpoint.UNRANKED) -> None:
+    """Saves a state, never one that is not finite."""
+    self.check_finite(state)
+    self.checkpoints.save(state, accuracy)
+
+  def check_finite(self, state: State) -> None:
+    """Stops the run if a loss or a gradient was not finite."""
+    first = int(state.first_nonfinite)
+    if first >= 0:
+      raise ValueError(
+        f'the loss or its gradient was not finite at step {first}; the last '
+        f'checkpoint before it stands in {self.directory}/checkpoints. Lower '
+        'schedule.learning_rate, lengthen the warm-up or set '
+        'optimizer.clip_norm.'
+      )
+
+  def sizes(self, stage: Stage) -> dict[str, int]:
+    """Number of weights by layer."""
+    params = stage.target.variables['params']
+    return {
+      '/'.join(path[:-1]): math.prod(np.shape(w))
+      for path, w in named_leaves(params).items()
+      if is_kernel(path, w)
+    }
+
+
+class _Interrupt:
+  """Notes SIGTERM and Ctrl-C, so that the step at hand can end."""
+
+  def __init__(self) -> None:
+    self.signal: str | None = None
+    self._before: dict[int, Any] = {}
+
+  def __enter__(self) -> _Interrupt:
+    for number in (signal.SIGTERM, signal.SIGINT):
+      try:
+        self._before[number] = signal.signal(number, self._note)
+      except ValueError:  # not in the main thread: a notebook, say
+        break
+    return self
+
+  def __exit__(self, *unused: Any) -> None:
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
+
+  def _note(self, number: int, frame: Any) -> None:
+    del frame
+    if self.signal:  # a second one does not wait
+      raise KeyboardInterrupt
+    self.signal = signal.Signals(number).name

@@ -1,0 +1,215 @@
+"""Where the numbers of a run go: files, TensorBoard and the screen."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+import time
+from typing import Any
+
+import rich.console
+import rich.progress
+from tensorboardX import SummaryWriter
+
+
+class Log:
+  """Metrics of one run, cut back to the step that it starts from.
+
+  ``metrics.jsonl`` holds what the same run gives every time, line for line;
+  times stand in ``timing.jsonl``.
+
+  Args:
+    workdir: the folder of the run.
+    start_step: the step that the run goes on from.
+    total_steps: its end, for the progress bar.
+    batch_size: for examples a second.
+  """
+
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    *,
+    start_step: int,
+    total_steps: int,
+    batch_size: int,
+  ) -> None:
+    kept = _cut_back(workdir / 'timing.jsonl', start_step)
+    _cut_back(workdir / 'metrics.jsonl', start_step)
+    self._metrics = (workdir / 'metrics.jsonl').open('a')
+    self._timing = (workdir / 'timing.jsonl').open('a')
+    self._board = SummaryWriter(
+      str(workdir / 'tensorboard'), purge_step=start_step + 1
+    )
+    self._batch_size = batch_size
+    self._total_steps = total_steps
+    self._earlier = kept[-1]['seconds'] if kept else 0.0
+    self._began = self._last = time.perf_counter()
+    self._last_step = start_step
+    self._paused = 0.0
+    self._rates: list[float] = []
+    self._bar = _Bar(start_step, total_steps)
+
+  def train(self, record: dict[str, Any]) -> None:
+    """A line of training metrics; prints it and moves the bar.
+
+    Args:
+      record: with step, loss, accuracy, sparsity and more.
+    """
+    now = time.perf_counter()
+    steps = record['step'] - self._last_step
+    seconds = max(now - self._last - self._paused, 1e-9)
+    rate = steps * self._batch_size / seconds
+    self._last, self._last_step, self._paused = now, record['step'], 0.0
+    self._rates.append(rate)
+    self._write(self._metrics, {'kind': 'train'} | record)
+    self._write(
+      self._timing,
+      {
+        'step': record['step'],
+        'seconds': round(self.seconds, 3),
+        'examples_per_second': round(rate, 1),
+      },
+    )
+    self._scalars('train', record)
+    self._board.add_scalar('train/examples_per_second', rate, record['step'])
+    self._bar.train(record, rate)
+
+  def validation(self, record: dict[str, Any], began: float) -> None:
+    """A line of validation metrics.
+
+    Args:
+      record: with step, loss and accuracy.
+      began: when the evaluation began, by ``time.perf_counter``; its time
+        does not count as training.
+    """
+    self._paused += time.perf_counter() - began
+    self._write(self._metrics, {'kind': 'validation'} | record)
+    self._scalars('validation', record)
+    self._bar.validation(record)
+
+  @property
+  def seconds(self) -> float:
+    """Wall time of the run, over all its starts."""
+    return self._earlier + time.perf_counter() - self._began
+
+  @property
+  def examples_per_second(self) -> float | None:
+    """Median rate over the log lines after the first, which compiles."""
+    rates = sorted(self._rates[1:] or self._rates)
+    return rates[len(rates) // 2] if rates else None
+
+  def say(self, text: str) -> None:
+    """Prints a line above the progress bar."""
+    self._bar.say(text)
+
+  def close(self) -> None:
+    """Ends the bar and closes the files."""
+    self._bar.close()
+    self._metrics.close()
+    self._timing.close()
+    self._board.close()
+
+  def _write(self, file: Any, record: dict[str, Any]) -> None:
+    file.write(json.dumps(record) + '\n')
+    file.flush()
+
+  def _scalars(self, kind: str, record: dict[str, Any]) -> None:
+    for name, value in record.items():
+      if isinstance(value, dict):
+        for layer, number in value.items():
+          self._board.add_scalar(f'{name}/{layer}', number, record['step'])
+      elif name not in ('step', 'epoch'):
+        self._board.add_scalar(f'{kind}/{name}', value, record['step'])
+
+
+class _Bar:
+  """A progress bar on a terminal, plain lines elsewhere."""
+
+  def __init__(self, start_step: int, total_steps: int) -> None:
+    self._total = total_steps
+    self._digits = len(str(total_steps))
+    self._progress = None
+    if sys.stdout.isatty():
+      self._progress = rich.progress.Progress(
+        rich.progress.BarColumn(bar_width=20),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn('{task.description}'),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TextColumn('ETA'),
+        rich.progress.TimeRemainingColumn(),
+        console=rich.console.Console(file=sys.stdout),
+      )
+      self._progress.start()
+      self._task = self._progress.add_task(
+        'compiling', total=total_steps, completed=start_step
+      )
+
+  def train(self, record: dict[str, Any], rate: float) -> None:
+    text = (
+      f'loss {record["loss"]:.3f}  accuracy {record["accuracy"]:6.2%}  '
+      f'sparsity {record["sparsity"]:6.2%}  {rate:,.0f} images/s'
+    )
+    if self._progress:
+      self._progress.update(
+        self._task, completed=record['step'], description=text
+      )
+    else:
+      self.say(f'{self._step(record)}  {text}')
+
+  def validation(self, record: dict[str, Any]) -> None:
+    self.say(
+      f'{self._step(record)}  validation: loss {record["loss"]:.3f}  '
+      f'accuracy {record["accuracy"]:6.2%}'
+    )
+
+  def say(self, text: str) -> None:
+    if self._progress:
+      self._progress.console.print(text, highlight=False, markup=False)
+    else:
+      print(text, flush=True)
+
+  def close(self) -> None:
+    if self._progress:
+      self._progress.stop()
+
+  def _step(self, record: dict[str, Any]) -> str:
+    return f'step {record["step"]:>{self._digits}}/{self._total}'
+
+
+def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+  """The records of a jsonl file; a last line cut by a kill is left out.
+
+  Args:
+    path: the file; a missing one has no records.
+
+  Returns:
+    The records in their order.
+
+  Raises:
+    ValueError: a line other than the last is damaged.
+  """
+  if not path.exists():
+    return []
+  lines = path.read_text().splitlines()
+  records = []
+  for number, line in enumerate(lines, 1):
+    try:
+      records.append(json.loads(line))
+    except ValueError as error:
+      if number == len(lines):
+        break
+      raise ValueError(
+        f'line {number} of {path} is not JSON: restore the file, or choose '
+        'another --workdir.'
+      ) from error
+  return records
+
+
+def _cut_back(path: pathlib.Path, step: int) -> list[dict[str, Any]]:
+  """Drops the lines after a step: they will be written again."""
+  kept = [r for r in read_lines(path) if r['step'] <= step]
+  unfinished = path.with_suffix('.unfinished')
+  unfinished.write_text(''.join(json.dumps(r) + '\n' for r in kept))
+  unfinished.replace(path)
+  return kept

@@ -1,0 +1,210 @@
+"""A phase of the plan made ready to run: model, optimizer, compiled steps."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from str_jax import data, flops, report
+from str_jax.methods import Method
+from str_jax.training import plan as plans
+from str_jax.training import state as states
+from str_jax.training import step as steps
+from str_jax.training.state import State
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+  """Where things lie: the state on every device, a batch split over them."""
+
+  mesh: jax.sharding.Mesh
+
+  @property
+  def state(self) -> NamedSharding:
+    """On every device."""
+    return NamedSharding(self.mesh, PartitionSpec())
+
+  @property
+  def batch(self) -> NamedSharding:
+    """Split along the first axis."""
+    return NamedSharding(self.mesh, PartitionSpec('data'))
+
+  def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """This process's share of a batch, as part of the global one."""
+    return {
+      name: jax.make_array_from_process_local_data(self.batch, value)
+      for name, value in batch.items()
+    }
+
+
+def place() -> Placement:
+  """All devices of all processes, along one axis named data."""
+  axis_types = (jax.sharding.AxisType.Auto,)
+  return Placement(
+    jax.make_mesh((jax.device_count(),), ('data',), axis_types=axis_types)
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """A phase with everything compiled for it.
+
+  Attributes:
+    phase: of the plan.
+    model: a Linen module with the phase's method.
+    tx: the optimizer.
+    init: makes the first state from a seed.
+    train_step: from state and batch to the next state; takes the state.
+    eval_step: from variables and batch to sums.
+    statistics: from variables to non-zeros and thresholds by layer.
+    target: the abstract state with its shardings, to restore into.
+  """
+
+  phase: plans.Phase
+  model: Any
+  tx: optax.GradientTransformation
+  init: Callable[[int], State]
+  train_step: Callable[[State, Any], State]
+  eval_step: Callable[[Any, Any], Any]
+  statistics: Callable[[Any], Any]
+  target: State
+
+  @property
+  def method(self) -> Method | None:
+    """The phase's method."""
+    return self.phase.method
+
+
+def create(
+  config: Any,
+  plan: plans.Plan,
+  phase: plans.Phase,
+  dataset: data.Dataset,
+  placement: Placement,
+) -> Stage:
+  """Makes a phase ready.
+
+  Args:
+    config: a config.
+    plan: its plan.
+    phase: one of the plan's phases.
+    dataset: the data set.
+    placement: where things lie.
+
+  Returns:
+    A :class:`Stage`; nothing is compiled before its first use.
+
+  Raises:
+    ValueError: a field out of range.
+  """
+  method = phase.method
+  model = plans.model(config, dataset.num_classes, method)
+  tx = plans.optimizer(config, plan, phase)
+
+  def init(seed: jax.Array) -> State:
+    return states.create(model, tx, dataset.image_shape, seed)
+
+  here = placement.state
+  abstract = jax.eval_shape(init, config.seed)
+  target = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract
+  )
+  train_step = steps.make_train_step(
+    model,
+    method,
+    tx,
+    dataset,
+    label_smoothing=config.label_smoothing,
+    seed=config.seed,
+  )
+  return Stage(
+    phase=phase,
+    model=model,
+    tx=tx,
+    init=jax.jit(init, out_shardings=here),
+    train_step=jax.jit(
+      train_step,
+      donate_argnums=0,
+      in_shardings=(here, placement.batch),
+      out_shardings=here,
+    ),
+    eval_step=jax.jit(
+      steps.make_eval_step(model, dataset),
+      in_shardings=(here, placement.batch),
+      out_shardings=here,
+    ),
+    statistics=jax.jit(lambda v: report.layer_statistics(method, v)),
+    target=target,
+  )
+
+
+def evaluate(
+  stage: Stage,
+  variables: Any,
+  dataset: data.Dataset,
+  split: str,
+  placement: Placement,
+  *,
+  batch_size: int,
+  num_workers: int = 0,
+) -> dict[str, float]:
+  """Loss and accuracy over a split, every example once.
+
+  Args:
+    stage: with the compiled step.
+    variables: Linen collections with the method's thresholds.
+    dataset: the data set.
+    split: 'validation' or 'test'.
+    placement: where things lie.
+    batch_size: examples a step; rounded up to a multiple of the devices.
+    num_workers: processes of the input pipeline.
+
+  Returns:
+    ``{'loss': ..., 'accuracy': ..., 'examples': ...}``.
+  """
+  devices = jax.device_count()
+  batch_size = -(-min(batch_size, dataset.size(split)) // devices) * devices
+  batches = data.eval_batches(
+    dataset,
+    split,
+    batch_size,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    num_workers=num_workers,
+  )
+  # Summed on the host in float64: a fetch a batch is cheap beside the batch,
+  # and float32 sums lose examples beyond 16 million.
+  total = {'loss': 0.0, 'correct': 0.0, 'examples': 0.0}
+  for batch in batches:
+    sums = stage.eval_step(variables, placement.put(batch))
+    for name, value in jax.device_get(sums).items():
+      total[name] += float(value)
+  count = total['examples']
+  return {
+    'loss': total['loss'] / count,
+    'accuracy': total['correct'] / count,
+    'examples': count,
+  }
+
+
+def sparsity_report(
+  stage: Stage, variables: Any, image_shape: tuple[int, int, int]
+) -> report.Report:
+  """The report by layer of a stage's variables, with FLOPs.
+
+  Args:
+    stage: with model and method.
+    variables: Linen collections.
+    image_shape: (height, width, channels).
+
+  Returns:
+    The report.
+  """
+  dense = flops.count(stage.model, image_shape)
+  return report.sparsity_report(stage.method, variables, flops=dense)

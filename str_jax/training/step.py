@@ -1,0 +1,130 @@
+"""The training step and the evaluation step: pure functions to be jitted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from str_jax import variables as layout
+from str_jax.data import Dataset
+from str_jax.methods import Method
+from str_jax.training.state import State, Sums
+
+Batch = dict[str, jax.Array]
+
+
+def make_train_step(
+  model: Any,
+  method: Method | None,
+  tx: optax.GradientTransformation,
+  dataset: Dataset,
+  *,
+  label_smoothing: float,
+  seed: int,
+) -> Callable[[State, Batch], State]:
+  """One update: forward, backward, optimizer, computed thresholds.
+
+  Args:
+    model: a Linen module whose layers hold the method.
+    method: the same method, for its computed thresholds.
+    tx: the optimizer.
+    dataset: for the pixels' mean and standard deviation.
+    label_smoothing: in [0, 1).
+    seed: of whatever the model draws in training, such as dropout.
+
+  Returns:
+    A function from state and batch to the next state; metrics are summed up
+    in the state.
+
+  Raises:
+    ValueError: label_smoothing outside [0, 1).
+  """
+  if not 0 <= label_smoothing < 1:
+    raise ValueError(
+      f'label_smoothing must lie in [0, 1), got {label_smoothing}.'
+    )
+  normalize = _normalizer(dataset)
+
+  def loss_fn(
+    params: Any, state: State, batch: Batch
+  ) -> tuple[jax.Array, tuple[Any, jax.Array]]:
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    logits, updated = model.apply(
+      {**state.variables, 'params': params},
+      normalize(batch['image']),
+      train=True,
+      mutable=['batch_stats'],
+      rngs={'dropout': key},
+    )
+    targets = jax.nn.one_hot(batch['label'], logits.shape[-1])
+    targets = optax.smooth_labels(targets, label_smoothing)
+    loss = optax.softmax_cross_entropy(logits, targets).mean()
+    correct = jnp.mean(logits.argmax(-1) == batch['label'])
+    return loss, (updated, correct)
+
+  def train_step(state: State, batch: Batch) -> State:
+    params = state.variables['params']
+    (loss, (updated, correct)), gradients = jax.value_and_grad(
+      loss_fn, has_aux=True
+    )(params, state, batch)
+    updates, opt_state = tx.update(gradients, state.opt_state, params)
+    step = state.step + 1
+    variables = {
+      **state.variables,
+      **updated,
+      'params': optax.apply_updates(params, updates),
+    }
+    norm = optax.global_norm(gradients)
+    new = {'loss': loss, 'correct': correct, 'grad_norm': norm, 'steps': 1.0}
+    bad = ~jnp.isfinite(loss + norm) & (state.first_nonfinite < 0)
+    return State(
+      step=step,
+      variables=layout.update_thresholds(method, variables, step),
+      opt_state=opt_state,
+      sums=jax.tree.map(jnp.add, state.sums, new),
+      first_nonfinite=jnp.where(bad, step, state.first_nonfinite),
+    )
+
+  return train_step
+
+
+def make_eval_step(
+  model: Any, dataset: Dataset
+) -> Callable[[Any, Batch], Sums]:
+  """Sums of loss, hits and weights over a batch.
+
+  Args:
+    model: a Linen module.
+    dataset: for the pixels' mean and standard deviation.
+
+  Returns:
+    A function from variables and batch to sums over the batch, each example
+    by its weight: 0 for those that only fill the last batch.
+  """
+  normalize = _normalizer(dataset)
+
+  def eval_step(variables: Any, batch: Batch) -> Sums:
+    logits = model.apply(variables, normalize(batch['image']), train=False)
+    loss = optax.softmax_cross_entropy_with_integer_labels(
+      logits, batch['label']
+    )
+    correct = (logits.argmax(-1) == batch['label']).astype(jnp.float32)
+    weight = batch['weight']
+    return {
+      'loss': jnp.sum(loss * weight),
+      'correct': jnp.sum(correct * weight),
+      'examples': jnp.sum(weight),
+    }
+
+  return eval_step
+
+
+def _normalizer(dataset: Dataset) -> Callable[[jax.Array], jax.Array]:
+  """Pixels as they are stored to zero mean and unit variance, on the device."""
+  mean = jnp.array(dataset.mean, jnp.float32).reshape(1, 1, 1, -1)
+  std = jnp.array(dataset.std, jnp.float32).reshape(1, 1, 1, -1)
+  return lambda image: (image.astype(jnp.float32) - mean) / std
