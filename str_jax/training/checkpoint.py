@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -115,6 +114,32 @@ class Checkpoints:
     accuracy = UNRANKED if metrics is None else metrics['accuracy']
     return None if accuracy == UNRANKED else (best, accuracy)
 
+  def find(self, which: str) -> int:
+    """The step of a checkpoint.
+
+    Args:
+      which: 'last', 'best' on validation, or a step.
+
+    Returns:
+      The step.
+
+    Raises:
+      FileNotFoundError: there is no such checkpoint.
+    """
+    steps = sorted(self._manager.all_steps())
+    best = self.best()
+    named = {str(step): step for step in steps}
+    if steps:
+      named['last'] = steps[-1]
+    if best is not None:
+      named['best'] = best[0]
+    if which not in named:
+      raise FileNotFoundError(
+        f'{self._directory} has no checkpoint {which!r}; it has '
+        f'{", ".join(named) or "none"}.'
+      )
+    return named[which]
+
   def close(self) -> None:
     """Waits for the saves in the background, and raises what they raised."""
     self._manager.wait_until_finished()
@@ -165,28 +190,3 @@ def read_variables(workdir: pathlib.Path) -> dict[str, Any]:
         f'({type(error).__name__}).'
       ) from error
   return restored['variables']
-
-
-def read_config(workdir: pathlib.Path) -> dict[str, Any]:
-  """The config that a run was started with.
-
-  Args:
-    workdir: the folder of a run.
-
-  Returns:
-    Nested dicts.
-
-  Raises:
-    FileNotFoundError: no config.json there.
-    ValueError: it cannot be read.
-  """
-  path = pathlib.Path(workdir) / 'config.json'
-  if not path.is_file():
-    raise FileNotFoundError(
-      f'{workdir} is to be the folder of a run, but it has no config.json: '
-      'name the --workdir of a training run.'
-    )
-  try:
-    return json.loads(path.read_text())
-  except ValueError as error:
-    raise ValueError(f'{path} is not readable JSON: {error}.') from error

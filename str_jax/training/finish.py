@@ -10,8 +10,8 @@ import rich.console
 import rich.table
 
 from str_jax import report
+from str_jax.training import records
 from str_jax.training import stage as stages
-from str_jax.training import workdir
 from str_jax.training.metrics import Log
 from str_jax.training.stage import Stage
 from str_jax.training.state import State
@@ -66,7 +66,7 @@ def finish(run: Run, stage: Stage, state: State, log: Log) -> dict[str, Any]:
     'versions': {v: importlib.metadata.version(v) for v in _VERSIONS},
   }
   if jax.process_index() == 0:
-    workdir.write_json(run.directory / 'summary.json', summary)
+    records.write_json(run.directory / 'summary.json', summary)
     page.write(run.directory)
   show(summary)
   print(f'report: {run.directory / "report.html"}')
@@ -120,8 +120,7 @@ def _best(run: Run) -> dict[str, Any]:
   if found is None:
     return {'best_top1': None, 'best_step': None, 'best_validation_top1': None}
   step, accuracy = found
-  stage = run.stage(run.plan.phases[run.plan.phase_of(step)])
-  state = run.checkpoints.restore(step, stage.target)
+  stage, state = run.restore(step)
   result = run.evaluate(stage, state.variables, 'test')
   return {
     'best_top1': result['accuracy'],

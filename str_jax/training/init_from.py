@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 import str_jax
 from str_jax.methods import Method
-from str_jax.training import checkpoint
+from str_jax.training import checkpoint, records
 from str_jax.training import plan as plans
 from str_jax.variables import COLLECTION
 
@@ -39,7 +39,7 @@ def load(
     ValueError: the checkpoint cannot be read, or nothing in it matches.
   """
   theirs = checkpoint.read_variables(source)
-  config = ConfigDict(checkpoint.read_config(source))
+  config = ConfigDict(records.read_json(source / 'config.json'))
   their_method = method_of(config, theirs)
   if type(their_method) is not type(method):
     theirs = str_jax.freeze(their_method, jax.tree.map(jnp.asarray, theirs))

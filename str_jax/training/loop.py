@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from str_jax import data
-from str_jax.training import checkpoint, finish, init_from, workdir
+from str_jax.training import checkpoint, finish, init_from, records, workdir
 from str_jax.training import plan as plans
 from str_jax.training import stage as stages
 from str_jax.training import state as states
@@ -42,8 +42,8 @@ def train(config: Any, directory: pathlib.Path) -> dict[str, Any]:
     FileNotFoundError: the data set is not there.
   """
   run = Run(config, directory)
-  summary = workdir.read_summary(directory)
-  if summary is not None:
+  if (directory / 'summary.json').exists():
+    summary = records.read_json(directory / 'summary.json')
     print(
       f'{directory} holds a finished run of {summary["steps"]} steps; nothing '
       'was changed.'
@@ -125,6 +125,11 @@ class Run:
       state = jax.device_put(state, self.placement.state)
     self.checkpoints.save(state)
     return self._first, state
+
+  def restore(self, step: int) -> tuple[Stage, State]:
+    """The stage and the state of a checkpoint."""
+    stage = self.stage(self.plan.phases[self.plan.phase_of(step)])
+    return stage, self.checkpoints.restore(step, stage.target)
 
   def freeze(
     self, stage: Stage, state: State, phase: plans.Phase

@@ -12,6 +12,8 @@ import rich.console
 import rich.progress
 from tensorboardX import SummaryWriter
 
+from str_jax.training import records
+
 
 class Log:
   """Metrics of one run, cut back to the step that it starts from.
@@ -177,39 +179,8 @@ class _Bar:
     return f'step {record["step"]:>{self._digits}}/{self._total}'
 
 
-def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-  """The records of a jsonl file; a last line cut by a kill is left out.
-
-  Args:
-    path: the file; a missing one has no records.
-
-  Returns:
-    The records in their order.
-
-  Raises:
-    ValueError: a line other than the last is damaged.
-  """
-  if not path.exists():
-    return []
-  lines = path.read_text().splitlines()
-  records = []
-  for number, line in enumerate(lines, 1):
-    try:
-      records.append(json.loads(line))
-    except ValueError as error:
-      if number == len(lines):
-        break
-      raise ValueError(
-        f'line {number} of {path} is not JSON: restore the file, or choose '
-        'another --workdir.'
-      ) from error
-  return records
-
-
 def _cut_back(path: pathlib.Path, step: int) -> list[dict[str, Any]]:
   """Drops the lines after a step: they will be written again."""
-  kept = [r for r in read_lines(path) if r['step'] <= step]
-  unfinished = path.with_suffix('.unfinished')
-  unfinished.write_text(''.join(json.dumps(r) + '\n' for r in kept))
-  unfinished.replace(path)
+  kept = [r for r in records.read_lines(path) if r['step'] <= step]
+  records.write_text(path, ''.join(json.dumps(r) + '\n' for r in kept))
   return kept

@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Sequence
 from html import escape
 
-from str_jax.training import pictures
+from str_jax.training import pictures, records
 from str_jax.training.pictures import Record, finite
 
 # A picture is some 400 points wide: more would only make the file larger.
@@ -74,12 +74,12 @@ def write(workdir: str | os.PathLike[str]) -> pathlib.Path:
     The path of the page. It is replaced in one go, never half written.
 
   Raises:
-    FileNotFoundError: one of the two files is missing.
+    FileNotFoundError: there is no summary.json.
     ValueError: one of the two files is damaged.
   """
   folder = pathlib.Path(workdir)
-  summary = _read_summary(folder / 'summary.json')
-  metrics = _read_metrics(folder / 'metrics.jsonl')
+  summary = records.read_json(folder / 'summary.json')
+  metrics = records.read_lines(folder / 'metrics.jsonl')
   try:
     text = _page(summary, metrics)
   except KeyError as error:
@@ -88,49 +88,8 @@ def write(workdir: str | os.PathLike[str]) -> pathlib.Path:
       ' this version, which writes it.'
     ) from error
   path = folder / 'report.html'
-  unfinished = folder / 'report.html.unfinished'
-  unfinished.write_text(text, encoding='utf-8')
-  unfinished.replace(path)
+  records.write_text(path, text)
   return path
-
-
-def _read(path: pathlib.Path) -> bytes:
-  if not path.is_file():
-    raise FileNotFoundError(
-      f'{path} is missing: give the folder of a run that has ended.'
-    )
-  return path.read_bytes()
-
-
-def _read_summary(path: pathlib.Path) -> Record:
-  try:
-    summary = json.loads(_read(path))
-  except ValueError:
-    summary = None
-  if not isinstance(summary, dict):
-    raise ValueError(
-      f'{path} should hold one JSON object and is damaged: remove it and start'
-      ' the run again, which writes it anew.'
-    )
-  return summary
-
-
-def _read_metrics(path: pathlib.Path) -> list[Record]:
-  lines = _read(path).splitlines()
-  records: list[Record] = []
-  for number, line in enumerate(lines, start=1):
-    try:
-      record = json.loads(line)
-    except ValueError:
-      record = None
-    if isinstance(record, dict):
-      records.append(record)
-    elif number < len(lines):
-      raise ValueError(
-        f'{path}: line {number} should be a JSON object and is damaged: remove'
-        ' that line.'
-      )
-  return records
 
 
 def _number(value: object, form: str = ',.0f') -> str:

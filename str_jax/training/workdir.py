@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, and the summary it ends with."""
+"""The folder of a run: whose it is."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import pathlib
 from collections.abc import Iterator
 from typing import Any
+
+from str_jax.training import records
 
 # A run may go on with these changed: they do not change its numbers.
 _FREE = ('data_dir', 'num_workers', 'eval_batch_size')
@@ -35,14 +37,9 @@ def claim(workdir: pathlib.Path, config: Any) -> None:
   # Through JSON, so that tuples compare as the lists that JSON makes of them.
   ours = json.loads(json.dumps(config.to_dict()))
   if not path.exists():
-    write_json(path, ours)
+    records.write_json(path, ours)
     return
-  try:
-    theirs = json.loads(path.read_text())
-  except ValueError as error:
-    raise ValueError(
-      f'{path} cannot be read ({error}): choose another --workdir.'
-    ) from error
+  theirs = records.read_json(path)
   differences = [
     f'{name}={ours_value!r} (there: {theirs_value!r})'
     for name, ours_value, theirs_value in _differences(ours, theirs)
@@ -53,42 +50,6 @@ def claim(workdir: pathlib.Path, config: Any) -> None:
       f'{workdir} belongs to a run with another config: '
       f'{", ".join(differences)}. Choose another --workdir.'
     )
-
-
-def read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:
-  """The summary of a finished run, None where it has not finished.
-
-  Args:
-    workdir: the folder of a run.
-
-  Returns:
-    The content of summary.json.
-
-  Raises:
-    ValueError: the file cannot be read.
-  """
-  path = workdir / 'summary.json'
-  if not path.exists():
-    return None
-  try:
-    return json.loads(path.read_text())
-  except ValueError as error:
-    raise ValueError(
-      f'{path} cannot be read ({error}): delete it and run the command '
-      'again to make it anew.'
-    ) from error
-
-
-def write_json(path: pathlib.Path, content: Any) -> None:
-  """Writes JSON so that a kill leaves the old file or the new one.
-
-  Args:
-    path: the file.
-    content: what it is to hold.
-  """
-  unfinished = path.with_suffix('.unfinished')
-  unfinished.write_text(json.dumps(content, indent=1) + '\n')
-  unfinished.replace(path)
 
 
 def _differences(

@@ -1,0 +1,1 @@
+"""The commands of ``python -m str_jax``, one file a command."""
