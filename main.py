@@ -7,12 +7,11 @@ from absl import app, flags
 
 from str_jax.training import flags as training_flags
 
-CONFIG = training_flags.define()
+training_flags.define()
 
 
 def main(argv: list[str]) -> None:
-  del argv
-  training_flags.run(CONFIG.value, flags.FLAGS.workdir)
+  training_flags.run(flags.FLAGS.config, argv[1:], flags.FLAGS.workdir)
 
 
 if __name__ == '__main__':

@@ -13,7 +13,11 @@ placeholder = config_dict.placeholder
 
 
 def get_config() -> ConfigDict:
-  """The fields with their defaults; a placeholder is None until it is set."""
+  """The fields with their defaults; a placeholder is None until it is set.
+
+  Returns:
+    The config, locked: a name that it does not have cannot be set.
+  """
   config = ConfigDict()
   config.name = ''  # of the config file, and of the variant in it
   config.variant = ''
@@ -89,6 +93,7 @@ def get_config() -> ConfigDict:
   config.eval_every_epochs = placeholder(float)
   config.checkpoint_every_steps = placeholder(int)
   config.checkpoint_every_epochs = placeholder(float)
+  config.lock()
   return config
 
 
@@ -98,7 +103,7 @@ def with_variant(
   variants: Mapping[str, Mapping[str, Any]],
   default: str,
 ) -> ConfigDict:
-  """The config with a variant's fields set, locked.
+  """The config with a variant's fields set.
 
   Args:
     config: the base, common to all variants.
@@ -107,10 +112,11 @@ def with_variant(
     default: the variant that is taken when none is named.
 
   Returns:
-    The locked config.
+    The config.
 
   Raises:
     ValueError: an unknown variant; the sentence lists the known ones.
+    KeyError: a variant sets a field that the config does not have.
   """
   variant = variant or default
   if variant not in variants:
@@ -119,6 +125,5 @@ def with_variant(
       f'{", ".join(variants)}.'
     )
   config.variant = variant
-  config.update_from_flattened_dict(dict(variants[variant]))
-  config.lock()
+  config.update_from_flattened_dict(variants[variant])
   return config

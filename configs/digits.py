@@ -1,4 +1,15 @@
-"""A small ConvNet on scikit-learn's 1,797 real digits: no download."""
+"""A small ConvNet on scikit-learn's 1,797 real digits: no download.
+
+python main.py --config=configs/digits.py:str
+
+1,197 images of 8 x 8 pixels to train on, 240 for validation, 360 for test.
+
+Variants, 1,200 steps each:
+
+  dense  56,224 weights, all in use
+  str    STR: a threshold a layer, learned from s = -10 on by weight decay
+  st3    ST-3: 91% zeros, reached between steps 100 and 700
+"""
 
 from configs import common
 

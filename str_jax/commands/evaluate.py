@@ -32,8 +32,7 @@ def run(args: argparse.Namespace) -> None:
   from absl import logging
   from ml_collections import ConfigDict
 
-  from str_jax.training import loop, records
-  from str_jax.training import stage as stages
+  from str_jax.training import finish, loop, records
 
   logging.set_verbosity(logging.WARNING)  # Orbax tells of every file
   config = ConfigDict(records.read_json(args.directory / 'config.json'))
@@ -44,9 +43,7 @@ def run(args: argparse.Namespace) -> None:
     step = checkpoints.find(args.checkpoint)
     stage, state = run.restore(step)
   result = run.evaluate(stage, state.variables, args.split)
-  layers = stages.sparsity_report(
-    stage, state.variables, run.dataset.image_shape
-  )
+  layers = finish.sparsity_report(run, stage, state.variables)
   print(
     f'step {step}, {args.split}: accuracy {result["accuracy"]:.2%}, loss '
     f'{result["loss"]:.4f} over {result["examples"]:,.0f} images; sparsity '

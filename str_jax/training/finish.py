@@ -9,9 +9,9 @@ import jax
 import rich.console
 import rich.table
 
-from str_jax import report
+from str_jax import flops, report
+from str_jax.training import plan as plans
 from str_jax.training import records
-from str_jax.training import stage as stages
 from str_jax.training.metrics import Log
 from str_jax.training.stage import Stage
 from str_jax.training.state import State
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 _VERSIONS = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain')
 
 
-def finish(run: Run, stage: Stage, state: State, log: Log) -> dict[str, Any]:
+def finish(
+  run: Run, stage: Stage, state: State, log: Log, command: str
+) -> dict[str, Any]:
   """Evaluates on test and writes what a finished run leaves.
 
   Args:
@@ -30,6 +32,7 @@ def finish(run: Run, stage: Stage, state: State, log: Log) -> dict[str, Any]:
     stage: its last stage.
     state: its last state.
     log: closed, for times.
+    command: what started the run.
 
   Returns:
     The content of summary.json.
@@ -38,11 +41,10 @@ def finish(run: Run, stage: Stage, state: State, log: Log) -> dict[str, Any]:
 
   result = run.evaluate(stage, state.variables, 'test')
   best = _best(run)
-  layers = stages.sparsity_report(
-    stage, state.variables, run.dataset.image_shape
-  )
+  layers = sparsity_report(run, stage, state.variables)
   config = run.config
   summary = {
+    'command': command,
     'config': config.to_dict(),
     'config_name': config.name,
     'variant': config.variant,
@@ -71,6 +73,26 @@ def finish(run: Run, stage: Stage, state: State, log: Log) -> dict[str, Any]:
   show(summary)
   print(f'report: {run.directory / "report.html"}')
   return summary
+
+
+def sparsity_report(run: Run, stage: Stage, variables: Any) -> report.Report:
+  """The report by layer of a stage's variables, with FLOPs.
+
+  Args:
+    run: the run.
+    stage: with the method of the variables.
+    variables: Linen collections.
+
+  Returns:
+    The report.
+  """
+  # Counted on plain convolutions: faster ones may do more multiply-adds.
+  model = plans.model(
+    run.config, run.dataset.num_classes, method=None, lowering='xla'
+  )
+  return report.sparsity_report(
+    stage.method, variables, flops.count(model, run.dataset.image_shape)
+  )
 
 
 def show(summary: dict[str, Any]) -> None:
@@ -116,11 +138,16 @@ def show(summary: dict[str, Any]) -> None:
 
 def _best(run: Run) -> dict[str, Any]:
   """Test accuracy of the checkpoint that was best on validation."""
+  none = {'best_top1': None, 'best_step': None, 'best_validation_top1': None}
   found = run.checkpoints.best()
   if found is None:
-    return {'best_top1': None, 'best_step': None, 'best_validation_top1': None}
+    return none
   step, accuracy = found
-  stage, state = run.restore(step)
+  try:
+    stage, state = run.restore(step)
+  except ValueError as error:  # the run need not be lost with it
+    print(error)
+    return none
   result = run.evaluate(stage, state.variables, 'test')
   return {
     'best_top1': result['accuracy'],

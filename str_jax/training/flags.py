@@ -1,90 +1,135 @@
-"""The flags of main.py: errors are one sentence and exit code 2."""
+"""The command line of main.py: errors are one sentence and exit code 2."""
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+import importlib.machinery
 import json
+import math
 import os
 import pathlib
+import shlex
 import sys
+import textwrap
+import types
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, FieldReference
 
 _USER_ERRORS = (ValueError, FileNotFoundError, PermissionError)
+_FROM_THE_FILE = ('name', 'variant')  # fields that the command line leaves
 
 
-def define() -> flags.FlagHolder:
-  """Defines --config and --workdir.
-
-  Returns:
-    The holder of the config.
-  """
+def define() -> None:
+  """Defines --config and --workdir."""
+  flags.DEFINE_string(
+    'config',
+    None,
+    'Config file, and a variant of it: configs/resnet50.py:str-90.23. '
+    '--config.FIELD=VALUE sets a field.',
+  )
   flags.DEFINE_string(
     'workdir', None, 'Folder of the run; the same again resumes it.'
   )
-  return config_flags.DEFINE_config_file(
-    'config',
-    None,
-    'Config file, and a variant of it: configs/resnet50.py:str-90.23.',
-    lock_config=True,
-  )
 
 
-def parse(args: list[str]) -> list[str]:
+def parse(args: Sequence[str]) -> list[str]:
   """Parses the command line.
 
   Args:
     args: as in sys.argv.
 
   Returns:
-    What is left after the flags: the program's name.
+    The program's name, and the arguments that set fields of the config.
   """
-  _check_config_file(args)
+  overrides = [a for a in args if a.startswith(('--config.', '-config.'))]
   try:
-    rest = flags.FLAGS(args)
-  except Exception as error:  # a config file may raise anything
-    fail(_sentence(error))
+    rest = flags.FLAGS([a for a in args if a not in overrides])
+  except flags.Error as error:
+    fail(
+      f'{_one_line(error)}; the flags are --config, --config.FIELD and '
+      '--workdir.'
+    )
   if len(rest) > 1:
-    fail(f'unknown argument {rest[1]!r}: flags begin with --, as --config=.')
-  if flags.FLAGS['config'].value is None:
+    fail(
+      f'unknown argument {rest[1]!r}: write --FLAG=VALUE, as '
+      '--config=configs/digits.py.'
+    )
+  if not flags.FLAGS.config:
     fail('a config is needed: --config=configs/digits.py.')
-  return rest
+  return [rest[0], *overrides]
 
 
-def run(config: Any, workdir: str | None) -> None:
+def run(spec: str, overrides: Sequence[str], workdir: str | None) -> None:
   """Trains, and turns a user's error into one sentence and exit code 2.
 
   Args:
-    config: the parsed config.
+    spec: a config file, and a variant of it after a colon.
+    overrides: arguments ``--config.FIELD=VALUE``.
     workdir: the folder of the run, or None for one under runs/.
   """
-  from str_jax.training import loop  # after the flags: it is slow to import
-
   logging.set_verbosity(logging.WARNING)  # Orbax tells of every file
-  directory = pathlib.Path(workdir or default_workdir(config))
   try:
-    loop.train(config, directory)
+    config, changes = load_config(spec, overrides)
+    from str_jax.training import loop  # now only: it is slow to import
+
+    directory = pathlib.Path(workdir or default_workdir(config, changes))
+    loop.train(config, directory, shlex.join(['python', *sys.argv]))
   except _USER_ERRORS as error:
     if os.environ.get('STR_JAX_TRACEBACK'):
       raise
-    fail(_sentence(error))
+    fail(_one_line(error))
 
 
-def default_workdir(config: Any) -> str:
-  """runs/<config>-<variant>, with a hash of the overrides if there are any.
+def load_config(
+  spec: str, overrides: Sequence[str] = ()
+) -> tuple[ConfigDict, dict[str, Any]]:
+  """Reads a config file and sets fields of it.
+
+  A length that is set in steps takes the place of the one in epochs that the
+  file has, and the other way round.
 
   Args:
-    config: the parsed config.
+    spec: a Python file with ``get_config(variant)``, and after a colon the
+      variant: ``configs/resnet50.py:str-90.23``.
+    overrides: arguments ``--config.FIELD=VALUE``; a field may be dotted.
+
+  Returns:
+    The config, and the values set by dotted name.
+
+  Raises:
+    ValueError: no such file, variant or field, or a value of another type.
+  """
+  path, _, variant = spec.partition(':')
+  config = _read(pathlib.Path(path), variant)
+  changes = dict(_override(config, text) for text in overrides)
+  units = {'_steps': '_epochs', '_epochs': '_steps'}
+  fields = set(_fields(config))
+  for name in changes:
+    for unit, other in units.items():
+      twin = name.removesuffix(unit) + other
+      if name.endswith(unit) and twin in fields and twin not in changes:
+        config.update_from_flattened_dict({twin: None})
+  config.update_from_flattened_dict(changes)
+  return config, changes
+
+
+def default_workdir(config: ConfigDict, changes: dict[str, Any]) -> str:
+  """runs/<config>-<variant>, with a hash of the changes if there are any.
+
+  Args:
+    config: the config.
+    changes: what the command line sets.
 
   Returns:
     The folder's path.
   """
   name = f'{config.name}-{config.variant}'
-  overrides = config_flags.get_override_values(flags.FLAGS['config'])
-  if overrides:
-    text = json.dumps(overrides, sort_keys=True, default=str)
+  if changes:
+    text = json.dumps(changes, sort_keys=True)
     name += '-' + hashlib.sha256(text.encode()).hexdigest()[:8]
   return f'runs/{name}'
 
@@ -95,23 +140,130 @@ def fail(sentence: str) -> None:
   raise SystemExit(2)
 
 
-def _check_config_file(args: list[str]) -> None:
-  """A missing config file is named before ml_collections sees it."""
-  for i, arg in enumerate(args[1:], 1):
-    name, _, value = arg.lstrip('-').partition('=')
-    if name != 'config' or not arg.startswith('-'):
-      continue
-    if not value and i + 1 < len(args):
-      value = args[i + 1]
-    path = pathlib.Path(value.partition(':')[0])
-    if not path.is_file():
-      known = sorted(p.stem for p in path.parent.glob('[!_]*.py'))
-      known = [p for p in known if p != 'common']
-      hint = f'; {path.parent} holds {", ".join(known)}' if known else ''
-      fail(f'--config must be a file, but there is no {path}{hint}.')
+def _read(path: pathlib.Path, variant: str) -> ConfigDict:
+  """What the file's get_config returns for a variant."""
+  if not path.is_file():
+    folder = path.parent if path.parent.name else pathlib.Path('configs')
+    known = [
+      str(p)
+      for p in sorted(folder.glob('*.py'))
+      if 'def get_config(variant' in p.read_text()
+    ]
+    hint = f'; there is {", ".join(known)}' if known else ''
+    raise ValueError(f'--config needs a file, but there is no {path}{hint}.')
+  loader = importlib.machinery.SourceFileLoader('config', str(path))
+  module = types.ModuleType(loader.name)
+  try:
+    loader.exec_module(module)
+    config = module.get_config(variant or None)
+    if isinstance(config, ConfigDict):
+      return config
+    raise TypeError(f'it returns a {type(config).__name__}')
+  except ValueError:
+    raise  # an unknown variant: the sentence says so
+  except Exception as error:  # the file may do anything
+    text = textwrap.shorten(str(error), 200, placeholder=' ...')
+    raise ValueError(
+      f'{path} is not a config, with get_config(variant): '
+      f'{type(error).__name__}: {text}'
+    ) from error
 
 
-def _sentence(error: BaseException) -> str:
-  """An error as one line: ml_collections spreads its own over many."""
-  text = ' '.join(str(error).split())
-  return text or type(error).__name__
+def _override(config: ConfigDict, text: str) -> tuple[str, Any]:
+  """The field and the value of an argument --config.FIELD=VALUE."""
+  name, equals, value = text.partition('=')
+  name = name.lstrip('-').removeprefix('config.')
+  if name in _FROM_THE_FILE:
+    raise ValueError(
+      f'--config.{name} cannot be set: name and variant are chosen by '
+      '--config=FILE:VARIANT.'
+    )
+  group, field = _innermost(config, name)
+  if field not in group.keys():
+    raise ValueError(_unknown(config, name))
+  if isinstance(group[field], ConfigDict):
+    raise ValueError(
+      f'--config.{name} is a group, of {", ".join(group[field])}: set one of '
+      f'these, as --config.{name}.name.'
+    )
+  if not equals:
+    raise ValueError(f'--config.{name} needs a value: --config.{name}=VALUE.')
+  references = dict(group.items(preserve_field_references=True))
+  may_be_none = isinstance(references[field], FieldReference)
+  if may_be_none and value == 'None':
+    return name, None
+  field_type = group.get_type(field)
+  if field_type not in _TYPES:
+    raise ValueError(
+      f'--config.{name} is a {field_type.__name__}, which only the config file '
+      'can set.'
+    )
+  convert, wanted = _TYPES[field_type]
+  try:
+    return name, convert(value)
+  except ValueError as error:
+    wanted += ' or None' if may_be_none else ''
+    raise ValueError(
+      f'--config.{name} needs {wanted}, got {value!r}.'
+    ) from error
+
+
+def _unknown(config: ConfigDict, name: str) -> str:
+  """Says that there is no such field, and which there are."""
+  last = name.split('.')[-1]
+  by_last = {known.split('.')[-1]: known for known in _fields(config)}
+  close = difflib.get_close_matches(last, by_last, n=1)
+  hint = f' (did you mean {by_last[close[0]]}?)' if close else ''
+  group, rest = _innermost(config, name)
+  where = name.removesuffix(rest).rstrip('.') or 'the config'
+  known = [
+    f'{field}.*' if isinstance(group[field], ConfigDict) else field
+    for field in group
+    if group is not config or field not in _FROM_THE_FILE
+  ]
+  return f'there is no field {name}{hint}; {where} has {", ".join(known)}.'
+
+
+def _innermost(config: ConfigDict, name: str) -> tuple[ConfigDict, str]:
+  """The last group on the way to a dotted name, and the rest of the name."""
+  group, rest = config, name
+  while '.' in rest:
+    part, _, after = rest.partition('.')
+    if not isinstance(group.get(part), ConfigDict):
+      break
+    group, rest = group[part], after
+  return group, rest
+
+
+def _fields(config: ConfigDict, prefix: str = '') -> Iterator[str]:
+  """The dotted names of all fields."""
+  for name, value in config.items():
+    if isinstance(value, ConfigDict):
+      yield from _fields(value, f'{prefix}{name}.')
+    else:
+      yield prefix + name
+
+
+def _number(text: str) -> float:
+  value = float(text)
+  if not math.isfinite(value):
+    raise ValueError('not a finite number')
+  return value
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+  inside = text.strip('()[] ').rstrip(', ')
+  return tuple(_number(n) for n in inside.split(',')) if inside else ()
+
+
+def _one_line(error: BaseException) -> str:
+  return ' '.join(str(error).split()) or type(error).__name__
+
+
+_TYPES: dict[type, tuple[Callable[[str], Any], str]] = {
+  bool: (flags.BooleanParser().parse, 'true or false'),
+  int: (int, 'a whole number'),
+  float: (_number, 'a number'),
+  str: (str, 'a text'),
+  tuple: (_numbers, 'numbers with commas between them'),
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -16,9 +17,38 @@ from str_jax.training import checkpoint, records
 from str_jax.training import plan as plans
 from str_jax.variables import COLLECTION
 
+# What a method's thresholds mean does not hang on these of its settings.
+_COURSE = ('init_value', 'sparsity', 'start_step', 'end_step')
+
+
+def check(source: pathlib.Path, model: str) -> ConfigDict:
+  """Looks, at no cost, whether a folder can be started from.
+
+  Args:
+    source: the folder of a run.
+    model: the new run's model.
+
+  Returns:
+    That run's config.
+
+  Raises:
+    FileNotFoundError: no run there.
+    ValueError: it is another model's.
+  """
+  config = ConfigDict(records.read_json(source / 'config.json'))
+  if config.model.name != model:
+    raise ValueError(
+      f'init_from={source} must hold a {model} like the new run, but holds a '
+      f'{config.model.name}.'
+    )
+  return config
+
 
 def load(
-  source: pathlib.Path, variables: dict[str, Any], method: Method | None
+  source: pathlib.Path,
+  variables: dict[str, Any],
+  model: str,
+  method: Method | None,
 ) -> dict[str, Any]:
   """Variables with every leaf that matches taken from another run.
 
@@ -28,6 +58,7 @@ def load(
   Args:
     source: the folder of a run, dense or sparse.
     variables: initial variables of the new run.
+    model: the new run's model.
     method: the new run's method.
 
   Returns:
@@ -36,12 +67,12 @@ def load(
 
   Raises:
     FileNotFoundError: no run there.
-    ValueError: the checkpoint cannot be read, or nothing in it matches.
+    ValueError: the checkpoint cannot be read, or is another model's.
   """
+  config = check(source, model)
   theirs = checkpoint.read_variables(source)
-  config = ConfigDict(records.read_json(source / 'config.json'))
   their_method = method_of(config, theirs)
-  if type(their_method) is not type(method):
+  if _thresholds_of(their_method) != _thresholds_of(method):
     theirs = str_jax.freeze(their_method, jax.tree.map(jnp.asarray, theirs))
   ours = traverse_util.flatten_dict(variables, sep='/')
   theirs = traverse_util.flatten_dict(theirs, sep='/')
@@ -74,6 +105,16 @@ def method_of(config: Any, variables: dict[str, Any]) -> Method | None:
     for path in traverse_util.flatten_dict(variables['params'])
   )
   return plans.method(config.method) if has_thresholds else None
+
+
+def _thresholds_of(method: Method | None) -> dict[str, Any]:
+  """What must be equal for thresholds to mean the same."""
+  if method is None:
+    return {}
+  settings = dataclasses.asdict(method).items()
+  return {'class': type(method)} | {
+    name: value for name, value in settings if name not in _COURSE
+  }
 
 
 def _tell(

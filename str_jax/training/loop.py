@@ -26,12 +26,15 @@ from str_jax.training.state import State
 from str_jax.variables import is_kernel, named_leaves
 
 
-def train(config: Any, directory: pathlib.Path) -> dict[str, Any]:
+def train(
+  config: Any, directory: pathlib.Path, command: str = ''
+) -> dict[str, Any]:
   """Trains, evaluates and reports a network; goes on where it was stopped.
 
   Args:
     config: see configs/common.py.
     directory: the folder of the run; the same again resumes it.
+    command: what started it, for the report.
 
   Returns:
     The content of summary.json.
@@ -41,7 +44,7 @@ def train(config: Any, directory: pathlib.Path) -> dict[str, Any]:
       not finite.
     FileNotFoundError: the data set is not there.
   """
-  run = Run(config, directory)
+  workdir.check(directory, config)
   if (directory / 'summary.json').exists():
     summary = records.read_json(directory / 'summary.json')
     print(
@@ -50,6 +53,7 @@ def train(config: Any, directory: pathlib.Path) -> dict[str, Any]:
     )
     finish.show(summary)
     return summary
+  run = Run(config, directory)
   with contextlib.closing(run.checkpoints), _Interrupt() as interrupt:
     stage, state = run.start()
     with contextlib.closing(run.open_log(int(state.step))) as log:
@@ -59,7 +63,7 @@ def train(config: Any, directory: pathlib.Path) -> dict[str, Any]:
         if int(state.step) == phase.start and phase.start:
           stage, state = run.freeze(stage, state, phase)
         state = run.train_phase(stage, state, log, interrupt)
-    return finish.finish(run, stage, state, log)
+    return finish.finish(run, stage, state, log, command)
 
 
 class Run:
@@ -67,7 +71,7 @@ class Run:
 
   Args:
     config: a config.
-    directory: its folder, claimed for it here.
+    directory: its folder, made and claimed here once the config is checked.
   """
 
   def __init__(self, config: Any, directory: pathlib.Path) -> None:
@@ -87,9 +91,10 @@ class Run:
         f'got {config.batch_size}.'
       )
     self.placement = stages.place()
-    stage = self.stage(self.plan.phases[0])  # checks the rest of the fields
+    self._first = self.stage(self.plan.phases[0])  # checks the other fields
+    if config.init_from and not (directory / 'config.json').exists():
+      init_from.check(pathlib.Path(config.init_from), config.model.name)
     workdir.claim(directory, config)
-    self._first = stage
     self.checkpoints = Checkpoints(directory / 'checkpoints')
 
   def stage(self, phase: plans.Phase) -> Stage:
@@ -108,9 +113,7 @@ class Run:
         ready[index] = self.stage(self.plan.phases[index])
       return ready[index]
 
-    state = self.checkpoints.restore_latest(
-      lambda step: stage_of(step).target, warn=print
-    )
+    state = self.checkpoints.restore_latest(lambda step: stage_of(step).target)
     if state is not None:
       step = int(state.step)
       print(f'goes on from step {step} of {self.plan.total_steps}', flush=True)
@@ -118,7 +121,10 @@ class Run:
     state = self._first.init(self.config.seed)
     if self.config.init_from is not None:
       variables = init_from.load(
-        pathlib.Path(self.config.init_from), state.variables, self._first.method
+        pathlib.Path(self.config.init_from),
+        state.variables,
+        self.config.model.name,
+        self._first.method,
       )
       variables = jax.device_put(variables, self.placement.state)
       state = states.from_variables(variables, self._first.tx, step=0)
@@ -173,9 +179,11 @@ class Run:
         state = self.log_train(stage, state, log)
       evaluates = step % plan.eval_every == 0 or step == last
       if evaluates:
-        self.save(state, self.log_validation(stage, state, log))
+        self.check_finite(state)
+        self.checkpoints.save(state, self.log_validation(stage, state, log))
       elif step % plan.checkpoint_every == 0 or interrupt.signal:
-        self.save(state)
+        self.check_finite(state)
+        self.checkpoints.save(state)
       if interrupt.signal:
         log.say(
           f'stopped by {interrupt.signal} at step {step}; the same command '
@@ -243,17 +251,12 @@ class Run:
       num_workers=self.config.num_workers,
     )
 
-  def save(self, state: State, accuracy: float = checkpoint.UNRANKED) -> None:
-    """Saves a state, never one that is not finite."""
-    self.check_finite(state)
-    self.checkpoints.save(state, accuracy)
-
   def check_finite(self, state: State) -> None:
-    """Stops the run if a loss or a gradient was not finite."""
+    """Stops the run if it left the finite numbers: that is never saved."""
     first = int(state.first_nonfinite)
     if first >= 0:
       raise ValueError(
-        f'the loss or its gradient was not finite at step {first}; the last '
+        f'the run left the finite numbers at step {first}; the last '
         f'checkpoint before it stands in {self.directory}/checkpoints. Lower '
         'schedule.learning_rate, lengthen the warm-up or set '
         'optimizer.clip_norm.'

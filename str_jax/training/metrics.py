@@ -49,7 +49,7 @@ class Log:
     self._began = self._last = time.perf_counter()
     self._last_step = start_step
     self._paused = 0.0
-    self._rates: list[float] = []
+    self._rates = [record['examples_per_second'] for record in kept]
     self._bar = _Bar(start_step, total_steps)
 
   def train(self, record: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ import json
 import math
 import os
 import pathlib
-import shlex
 from collections.abc import Sequence
 from html import escape
 
@@ -143,7 +142,7 @@ def _page(summary: Record, metrics: Sequence[Record]) -> str:
 <h2>Every layer</h2>
 {_table(summary)}
 <h2>Repeat it</h2>
-{_command(summary)}
+<pre><code>{escape(summary['command'])}</code></pre>
 <h2>Settings</h2>
 {_nested(summary['config'])}
 <h2>Versions</h2>
@@ -267,18 +266,6 @@ def _row(layer: Record) -> str:
   )
   values = ''.join(f'<td>{cell}</td>' for cell in cells)
   return f'<tr><th scope="row">{escape(str(layer["name"]))}</th>{values}</tr>'
-
-
-def _command(summary: Record) -> str:
-  config = f'configs/{summary["config_name"]}.py'
-  if summary['variant']:
-    config += f':{summary["variant"]}'
-  command = f'python main.py {shlex.quote(f"--config={config}")}'
-  return (
-    f'<pre><code>{escape(command)}</code></pre>\n<p class="quiet">Fields that'
-    ' were set on the command line are to be given again: the settings below'
-    ' hold their values.</p>'
-  )
 
 
 def _nested(values: Record) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from typing import Any
 
 import jax
@@ -16,6 +17,24 @@ from str_jax.training import schedule as schedules
 
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 _DURATIONS = ('start', 'end', 'finetune')
+_RANGES = (  # of fields: from the first number, and below the second
+  ('seed', 0, 2**31),
+  ('batch_size', 1, math.inf),
+  ('eval_batch_size', 1, math.inf),
+  ('log_every_steps', 1, math.inf),
+  ('label_smoothing', 0, 1),
+  ('method.finetune_learning_rate', 0, math.inf),
+  ('optimizer.momentum', 0, 1),
+  ('optimizer.b1', 0, 1),
+  ('optimizer.b2', 0, 1),
+  ('optimizer.eps', 0, math.inf),
+  ('optimizer.weight_decay', 0, math.inf),
+  ('optimizer.threshold_decay', 0, math.inf),
+  ('optimizer.norm_decay', 0, math.inf),
+  ('optimizer.bias_decay', 0, math.inf),
+  ('schedule.learning_rate', 0, math.inf),
+  ('schedule.factor', 0, math.inf),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +89,11 @@ def create(config: Any, train_size: int) -> Plan:
   Raises:
     ValueError: a field that is missing, out of range or contradictory.
   """
-  for name in ('batch_size', 'eval_batch_size', 'log_every_steps'):
-    if config[name] < 1:
-      raise ValueError(f'{name} must be 1 or more, got {config[name]}.')
+  for name, low, high in _RANGES:
+    value = operator.attrgetter(name)(config)
+    if value is not None and not low <= value < high:
+      limit = f' and below {high}' if high < math.inf else ''
+      raise ValueError(f'{name} must be {low} or more{limit}, got {value}.')
   if config.batch_size > train_size:
     raise ValueError(
       f'batch_size must be at most the {train_size} training images, got '
@@ -89,6 +110,12 @@ def create(config: Any, train_size: int) -> Plan:
   finetune = duration(config.method, 'finetune', per_epoch) or 0
   phases = [Phase(main_method, 0, main_steps)]
   if finetune:
+    rate = config.method.finetune_learning_rate
+    if rate is None and config.schedule.name == 'cosine':
+      raise ValueError(
+        'method.finetune_learning_rate is needed for fine-tuning: the cosine '
+        'schedule has come down to 0 by then.'
+      )
     phases.append(Phase(methods.Frozen(), main_steps, main_steps + finetune))
   settled = 0 if main_method is None else main_method.settled_step
   return Plan(
@@ -96,9 +123,10 @@ def create(config: Any, train_size: int) -> Plan:
     phases=tuple(phases),
     settled_step=math.ceil(0.9 * main_steps) if settled is None else settled,
     learning_rate=_learning_rate(config, per_epoch, main_steps),
-    eval_every=duration(config, 'eval_every', per_epoch) or per_epoch,
-    checkpoint_every=duration(config, 'checkpoint_every', per_epoch)
-    or max(main_steps // 10, 1),
+    eval_every=_every(config, 'eval_every', per_epoch, per_epoch),
+    checkpoint_every=_every(
+      config, 'checkpoint_every', per_epoch, max(main_steps // 10, 1)
+    ),
   )
 
 
@@ -127,8 +155,21 @@ def duration(config: Any, name: str, steps_per_epoch: int) -> int | None:
     )
   value = steps if epochs is None else round(epochs * steps_per_epoch)
   if value is not None and value < 0:
-    raise ValueError(f'{name} must be 0 or more steps, got {value}.')
+    raise ValueError(
+      f'{name}_{"steps" if epochs is None else "epochs"} must be 0 or more, '
+      f'got {steps if epochs is None else epochs}.'
+    )
   return value
+
+
+def _every(config: Any, name: str, steps_per_epoch: int, default: int) -> int:
+  """The steps between two of a kind."""
+  value = duration(config, name, steps_per_epoch)
+  if value == 0:
+    raise ValueError(
+      f'{name}_steps or {name}_epochs must come to 1 step or more, got 0.'
+    )
+  return default if value is None else value
 
 
 def method(config: Any, **steps: int) -> Method | None:
@@ -152,13 +193,19 @@ def method(config: Any, **steps: int) -> Method | None:
   return methods.create(config.name, **values, **steps)
 
 
-def model(config: Any, num_classes: int, method: Method | None) -> Any:
+def model(
+  config: Any,
+  num_classes: int,
+  method: Method | None,
+  lowering: str | None = None,
+) -> Any:
   """The config's model with a method in its layers.
 
   Args:
     config: a config.
     num_classes: of the data set.
     method: of the phase.
+    lowering: of the convolutions, in place of the config's.
 
   Returns:
     A Linen module.
@@ -167,7 +214,9 @@ def model(config: Any, num_classes: int, method: Method | None) -> Any:
     ValueError: an unknown model, type, lowering or initialisation.
   """
   settings = dict(config.model)
-  dtype, lowering = settings.pop('dtype'), settings.pop('lowering')
+  dtype = settings.pop('dtype')
+  lowering = lowering or settings['lowering']
+  del settings['lowering']
   if dtype not in _DTYPES:
     raise ValueError(
       f'model.dtype must be one of {", ".join(_DTYPES)}, got {dtype!r}.'
@@ -220,6 +269,11 @@ def optimizer(
       plan.learning_rate, momentum=c.momentum or None, nesterov=c.nesterov
     )
   elif c.name == 'adamw':
+    if c.coupled:
+      raise ValueError(
+        'optimizer.coupled must be False for adamw: decay apart from the '
+        'gradient is what sets it apart from Adam.'
+      )
     core = optax.adam(plan.learning_rate, b1=c.b1, b2=c.b2, eps=c.eps)
   else:
     raise ValueError(

@@ -69,8 +69,8 @@ def create(
       )
   if warmup_steps > total_steps or warmup_steps < 0:
     raise ValueError(
-      f"the warm-up needs between 0 and the run's {total_steps} steps, got "
-      f'{warmup_steps}.'
+      f'the warmup_steps need to lie between 0 and the {total_steps} of the '
+      f'run, got {warmup_steps}.'
     )
   unit = steps_per_epoch if hold == 'epoch' else 1
   warmup = warmup_steps / unit

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from str_jax import data, flops, report
+from str_jax import data, report
 from str_jax.methods import Method
 from str_jax.training import plan as plans
 from str_jax.training import state as states
@@ -191,20 +191,3 @@ def evaluate(
     'accuracy': total['correct'] / count,
     'examples': count,
   }
-
-
-def sparsity_report(
-  stage: Stage, variables: Any, image_shape: tuple[int, int, int]
-) -> report.Report:
-  """The report by layer of a stage's variables, with FLOPs.
-
-  Args:
-    stage: with model and method.
-    variables: Linen collections.
-    image_shape: (height, width, channels).
-
-  Returns:
-    The report.
-  """
-  dense = flops.count(stage.model, image_shape)
-  return report.sparsity_report(stage.method, variables, flops=dense)

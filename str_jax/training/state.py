@@ -25,8 +25,8 @@ class State:
     variables: Linen collections: params, batch_stats, thresholds.
     opt_state: of the Optax chain.
     sums: what is to be averaged in the next log line.
-    first_nonfinite: the first step with a loss or gradient that is not
-      finite; -1 while there is none.
+    first_nonfinite: the first step with a loss, gradient or new variable that
+      is not finite; -1 while there is none.
   """
 
   step: jax.Array

@@ -78,9 +78,12 @@ def make_train_step(
       **updated,
       'params': optax.apply_updates(params, updates),
     }
-    norm = optax.global_norm(gradients)
+    norm = optax.tree.norm(gradients)
     new = {'loss': loss, 'correct': correct, 'grad_norm': norm, 'steps': 1.0}
-    bad = ~jnp.isfinite(loss + norm) & (state.first_nonfinite < 0)
+    # The new variables may overflow where loss and gradient do not.
+    watched = jax.tree.leaves((loss, norm, variables))
+    finite = jnp.stack([jnp.isfinite(x).all() for x in watched]).all()
+    bad = ~finite & (state.first_nonfinite < 0)
     return State(
       step=step,
       variables=layout.update_thresholds(method, variables, step),

@@ -13,8 +13,8 @@ from str_jax.training import records
 _FREE = ('data_dir', 'num_workers', 'eval_batch_size')
 
 
-def claim(workdir: pathlib.Path, config: Any) -> None:
-  """Makes the folder and notes whose it is.
+def check(workdir: pathlib.Path, config: Any) -> None:
+  """Checks that a folder is free or this config's own; writes nothing.
 
   Args:
     workdir: the folder.
@@ -27,22 +27,19 @@ def claim(workdir: pathlib.Path, config: Any) -> None:
     raise ValueError(
       f'--workdir must be a folder, but {workdir} is a file: name another.'
     )
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise ValueError(
-      f'--workdir {workdir} cannot be made: {error.strerror}.'
-    ) from error
   path = workdir / 'config.json'
-  # Through JSON, so that tuples compare as the lists that JSON makes of them.
-  ours = json.loads(json.dumps(config.to_dict()))
   if not path.exists():
-    records.write_json(path, ours)
+    if (workdir / 'checkpoints').exists():
+      raise ValueError(
+        f'{workdir} holds checkpoints, but no config.json that tells whose '
+        'they are: restore it, or choose another --workdir.'
+      )
     return
-  theirs = records.read_json(path)
   differences = [
-    f'{name}={ours_value!r} (there: {theirs_value!r})'
-    for name, ours_value, theirs_value in _differences(ours, theirs)
+    f'{name}={ours!r} (there: {theirs!r})'
+    for name, ours, theirs in _differences(
+      _as_json(config), records.read_json(path)
+    )
     if name not in _FREE
   ]
   if differences:
@@ -50,6 +47,32 @@ def claim(workdir: pathlib.Path, config: Any) -> None:
       f'{workdir} belongs to a run with another config: '
       f'{", ".join(differences)}. Choose another --workdir.'
     )
+
+
+def claim(workdir: pathlib.Path, config: Any) -> None:
+  """Makes the folder and notes whose it is.
+
+  Args:
+    workdir: the folder, checked.
+    config: the config of the run, checked too: a folder claimed by a config
+      with a mistake in it would not take the corrected one.
+
+  Raises:
+    ValueError: the folder cannot be made.
+  """
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    if not (workdir / 'config.json').exists():
+      records.write_json(workdir / 'config.json', _as_json(config))
+  except OSError as error:
+    raise ValueError(
+      f'--workdir {workdir} cannot be written: {error.strerror}.'
+    ) from error
+
+
+def _as_json(config: Any) -> records.Record:
+  """Through JSON, so that tuples compare as the lists it makes of them."""
+  return json.loads(json.dumps(config.to_dict()))
 
 
 def _differences(

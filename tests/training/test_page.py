@@ -34,6 +34,7 @@ def layer(name, weights=200, nonzero=50, threshold=0.021):
 def summary(**changed):
   return {
     'config': {'seed': 7, 'optim': {'learning_rate': 0.125, 'name': '<sgd>'}},
+    'command': 'python main.py --config=configs/digits.py:str',
     'config_name': 'digits',
     'variant': 'str',
     'method': 'STR(init_value=-5.0)',
@@ -193,7 +194,6 @@ def test_dense_run_of_one_logged_step(tmp_path):
   )
   assert 'No layer has a threshold' in seen
   assert 'Thresholds.' not in titles(tree)
-  assert 'configs/digits.py Fields' in seen
   assert 'best on validation' not in seen
 
 

@@ -1,0 +1,311 @@
+"""The configs: every variant is built, and holds what the papers say."""
+
+import importlib
+import itertools
+import pathlib
+import re
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+import main
+from str_jax import data, models, report
+from str_jax.training import flags, stage, state
+from str_jax.training import plan as plans
+from str_jax.variables import is_kernel, named_leaves
+
+ROOT = pathlib.Path(main.__file__).parent
+NAMES = sorted(
+  path.stem
+  for path in (ROOT / 'configs').glob('*.py')
+  if 'def get_config(variant' in path.read_text()
+)
+MODULES = {name: importlib.import_module(f'configs.{name}') for name in NAMES}
+
+# Images to train on, classes and image shape, so that no data are needed.
+SETS = {
+  'digits': (1_197, 10, (8, 8, 1)),
+  'cifar10': (45_000, 10, (32, 32, 3)),
+  'imagenet2012': (1_281_167, 1000, (224, 224, 3)),
+  'fake': (10_000, 1000, (224, 224, 3)),
+}
+
+# sparsity %, weight decay x 1e5, s at the start, top-1 %, multiply-adds (M)
+STR_RESNET50 = """
+  79.55  1.7          -3200   76.19  766
+  81.27  1.751757813  -3200   76.12  705
+  87.70  2.051757813  -3200   74.73  402
+  90.23  2.251757813  -3200   74.31  343
+  90.55  2.051757813  -800    74.01  341
+  94.80  3.051757813  -3200   70.97  182
+  95.03  3.351757813  -12800  70.40  159
+  95.15  3.051757813  -1600   70.23  162
+  96.11  3.051757813  -100    67.78  127
+  96.53  4.051757813  -12800  67.22  117
+  97.78  5.217578125  -12800  62.84  80
+  98.05  5.651757813  -12800  61.46  73
+  98.22  6.051757813  -12800  59.76  68
+  98.79  7.551757813  -12800  54.79  54
+  98.98  8.551757813  -12800  51.82  47
+  99.10  9.051757813  -12800  50.35  44
+"""
+STR_MOBILENET_V1 = """
+  75.28  1.551757813  -100    68.35  101
+  79.07  1.551757813  -25     66.52  81
+  85.80  3.051757813  -3200   64.83  55
+  89.01  3.751757813  -12800  62.10  42
+  89.62  3.751757813  -3200   61.51  40
+"""
+# sparsity %, then top-1 and multiply-adds of ST-3 and of ST-3 sigma
+ST3_RESNET50 = """
+  80    76.95  1215  76.44  739
+  90    76.03  764   75.28  397
+  95    74.46  436   73.69  219
+  96.5  73.31  351   72.62  167
+  98    70.46  220   69.75  116
+  99    63.88  120   63.25  69
+"""
+STR_RECIPE = {
+  'batch_size': 256,
+  'total_epochs': 100.0,
+  'label_smoothing': 0.1,
+  'augment': 'random_resized_crop',
+  'validation': 0,
+  'model.init': 'fan_in',
+  'model.classifier_bias': False,
+  'model.dtype': 'float32',
+  'optimizer.name': 'sgd',
+  'optimizer.momentum': 0.875,
+  'optimizer.nesterov': False,
+  'optimizer.coupled': True,
+  'optimizer.clip_norm': None,
+  'optimizer.threshold_decay': None,  # the weights' own
+  'schedule.name': 'cosine',
+  'schedule.hold': 'epoch',
+  'schedule.learning_rate': 0.256,
+  'schedule.warmup_epochs': 5.0,
+}
+ST3_RECIPE = STR_RECIPE | {
+  'batch_size': 512,
+  'model.dtype': 'bfloat16',
+  'optimizer.clip_norm': 3.0,
+  'optimizer.weight_decay': 5e-5,
+  'optimizer.norm_decay': None,
+  'schedule.learning_rate': 0.2,
+  'method.start_epochs': 5.0,
+  'method.end_epochs': 50.0,
+  'method.finetune_epochs': None,
+}
+ST3_CIFAR_RECIPE = {
+  'batch_size': 128,
+  'total_epochs': 160.0,
+  'validation': 5000,
+  'label_smoothing': 0.0,
+  'model.name': 'resnet20',
+  'model.norm_momentum': 0.99,
+  'optimizer.name': 'sgd',
+  'optimizer.momentum': 0.9,
+  'optimizer.weight_decay': 1e-4,
+  'optimizer.norm_decay': None,
+  'optimizer.clip_norm': 3.0,
+  'schedule.name': 'multistep',
+  'schedule.learning_rate': 0.1,
+  'schedule.boundaries_epochs': (80.0, 120.0),
+  'schedule.factor': 0.1,
+  'schedule.warmup_epochs': 0.0,
+  'method.start_epochs': 5.0,
+  'method.end_epochs': 80.0,
+  'method.finetune_epochs': 10.0,
+}
+
+# To compile fast: what is tested are the steps of a run, not their speed.
+COMPILER = {
+  'xla_backend_optimization_level': 0,
+  'xla_llvm_disable_expensive_passes': True,
+}
+
+
+def every_variant():
+  return [
+    (name, variant) for name in NAMES for variant in MODULES[name].VARIANTS
+  ]
+
+
+def one_variant_a_method():
+  """The first variant of each config with each method."""
+  found = {}
+  for name, variant in every_variant():
+    config = MODULES[name].get_config(variant)
+    found.setdefault((name, config.method.name), (name, variant))
+  return list(found.values())
+
+
+def rows(table):
+  return [line.split() for line in table.strip().splitlines()]
+
+
+def fields(config, prefix=''):
+  """All fields by dotted name."""
+  found = {}
+  for name, value in config.items():
+    if isinstance(value, ConfigDict):
+      found |= fields(value, f'{prefix}{name}.')
+    else:
+      found[prefix + name] = value
+  return found
+
+
+@pytest.mark.parametrize('name, variant', every_variant())
+def test_every_variant_is_built(name, variant):
+  config = MODULES[name].get_config(variant)
+  assert config.is_locked
+  assert (config.name, config.variant) == (name, variant)
+  train_size, num_classes, image_shape = SETS[config.dataset]
+  plan = plans.create(config, train_size)
+  assert 0 <= plan.settled_step <= plan.total_steps
+  assert float(plan.learning_rate(0)) > 0
+  for phase in plan.phases:
+    model = plans.model(config, num_classes, phase.method)
+    tx = plans.optimizer(config, plan, phase)
+    abstract = jax.eval_shape(
+      lambda seed, model=model, tx=tx: state.create(
+        model, tx, image_shape, seed
+      ),
+      config.seed,
+    )
+    leaves = named_leaves(abstract.variables)
+    thresholds = [path for path in leaves if path[-1] == 'kernel_threshold']
+    kernels = [path for path, w in leaves.items() if is_kernel(path, w)]
+    sparse = phase.method is not None and phase.start == 0
+    assert len(thresholds) == (len(kernels) if sparse else 0)
+
+
+def test_the_default_variant():
+  for module in MODULES.values():
+    assert module.get_config().variant in module.VARIANTS
+    assert module.get_config('').variant == module.get_config().variant
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_docstrings_hold_a_command_that_works(name):
+  commands = re.findall(
+    r'^python main.py --config=(\S+)(.*)', MODULES[name].__doc__, re.MULTILINE
+  )
+  assert commands
+  for spec, rest in commands:
+    assert spec.startswith(f'configs/{name}.py')
+    overrides = [a for a in rest.split() if not a.startswith('--workdir')]
+    flags.load_config(str(ROOT / spec), overrides)
+
+
+@pytest.mark.parametrize(
+  'name, table, dense',
+  [
+    ('resnet50', STR_RESNET50, (3.0517578125e-5, '77.01 +4.09G')),
+    ('mobilenet_v1', STR_MOBILENET_V1, (3.0517578e-5, '71.95 +569M')),
+  ],
+)
+def test_every_row_of_str_is_a_variant(name, table, dense):
+  module = MODULES[name]
+  expected = {
+    f'str-{sparsity}': (float(f'{decay}e-5'), float(s), rf'{top1} +{flops}M')
+    for sparsity, decay, s, top1, flops in rows(table)
+  }
+  expected['dense'] = (dense[0], None, dense[1])
+  found = [v for v in module.VARIANTS if v == 'dense' or v.startswith('str-')]
+  assert set(found) == set(expected)
+  for variant, (decay, init_value, figures) in expected.items():
+    config = module.get_config(variant)
+    assert fields(config).items() >= STR_RECIPE.items()
+    assert config.optimizer.weight_decay == pytest.approx(decay, rel=1e-12)
+    assert config.optimizer.norm_decay == config.optimizer.weight_decay
+    assert config.method.init_value == init_value
+    assert config.method.name == variant.split('-')[0]
+    assert re.search(rf'{variant} +{figures}\b', module.__doc__)
+
+
+def test_every_row_of_st3_is_a_variant():
+  module = MODULES['resnet50']
+  expected = {}
+  for sparsity, top1, flops, top1_sigma, flops_sigma in rows(ST3_RESNET50):
+    expected[f'st3-{sparsity}'] = (top1, flops)
+    expected[f'st3_sigma-{sparsity}'] = (top1_sigma, flops_sigma)
+  found = [v for v in module.VARIANTS if v.startswith('st3')]
+  assert set(found) == {*expected, 'st3-dense'}
+  for variant, (top1, flops) in expected.items():
+    config = module.get_config(variant)
+    method, sparsity = variant.split('-')
+    assert fields(config).items() >= ST3_RECIPE.items()
+    assert config.method.name == method
+    assert config.method.sparsity == pytest.approx(float(sparsity) / 100)
+    assert re.search(rf'{variant} +{top1} +{flops}M', module.__doc__)
+  dense = module.get_config('st3-dense')
+  pruning = {k for k in ST3_RECIPE if k.startswith('method.')}
+  recipe = {k: v for k, v in ST3_RECIPE.items() if k not in pruning}
+  assert fields(dense).items() >= recipe.items()
+  assert dense.method.name == 'dense'
+  assert re.search(r'st3-dense +77\.10 +4089M', module.__doc__)
+
+
+def test_cifar10_has_the_short_and_the_full_recipe():
+  module = MODULES['cifar10']
+  for method in ('st3', 'st3_sigma'):
+    for percent in (80, 90, 95, 98, 99):
+      short = module.get_config(f'{method}-{percent}')
+      paper = module.get_config(f'{method}-{percent}-paper')
+      assert fields(paper).items() >= ST3_CIFAR_RECIPE.items()
+      assert (short.total_epochs, short.method.finetune_epochs) == (10, None)
+      for config in (short, paper):
+        assert config.method.name == method
+        assert config.method.sparsity == pytest.approx(percent / 100)
+
+
+@pytest.fixture
+def small_model(monkeypatch):
+  """A small ConvNet, whatever model the config asks for."""
+  create = models.create
+
+  def create_small(name, **settings):
+    del name
+    return create('convnet', widths=(4, 4), **settings)
+
+  monkeypatch.setattr(models, 'create', create_small)
+
+
+def shrink(config):
+  """Two steps in all, and all of a method's schedule within them."""
+  values = {'total_epochs': None, 'total_steps': 2, 'batch_size': 4}
+  values |= {'schedule.warmup_epochs': None, 'schedule.warmup_steps': 0}
+  if config.method.name.startswith('st3'):
+    values |= {'method.start_epochs': None, 'method.start_steps': 0}
+    values |= {'method.end_epochs': None, 'method.end_steps': 2}
+  config.update_from_flattened_dict(values)
+  return config
+
+
+@pytest.mark.parametrize('name, variant', one_variant_a_method())
+def test_two_steps_of_it_shrunk(name, variant, small_model):
+  config = shrink(MODULES[name].get_config(variant))
+  dataset = data.load('fake', image_size=8, fake_classes=4, fake_examples=4)
+  plan = plans.create(config, dataset.size('train'))
+  placement = stage.Placement(jax.make_mesh((1,), ('data',)))
+  ready = stage.create(config, plan, plan.phases[0], dataset, placement)
+  first = ready.init.lower(config.seed).compile(COMPILER)(config.seed)
+  before = jax.device_get(first.variables['params'])
+  (batch,) = itertools.islice(data.train_batches(dataset, 4, seed=0), 1)
+  batch = placement.put(batch)
+  train_step = ready.train_step.lower(first, batch).compile(COMPILER)
+  after = train_step(train_step(first, batch), batch)
+  assert int(after.step) == 2
+  assert int(after.first_nonfinite) == -1
+  assert float(after.sums['loss']) > 0
+  # Every kernel moves, and so does every learned threshold.
+  after_params = named_leaves(jax.device_get(after.variables['params']))
+  for path, value in named_leaves(before).items():
+    if path[-1] in ('kernel', 'kernel_threshold'):
+      assert np.any(value != after_params[path]), path
+  if config.method.name.startswith('st3'):
+    layers = report.sparsity_report(ready.method, after.variables)
+    assert layers.sparsity == pytest.approx(config.method.sparsity, abs=0.01)
