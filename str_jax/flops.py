@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.extend import core
 
-from str_jax.variables import is_kernel, named_leaves
+from str_jax.paths import is_kernel, named_leaves
 
 # What went into a value of the trace: the input, whatever else beside it; else
 # the kernels of some layers; else nothing of interest.

@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from str_jax import lowering
 from str_jax.methods import Method
-from str_jax.variables import COLLECTION, KERNEL, THRESHOLD
+from str_jax.paths import COLLECTION, KERNEL, THRESHOLD
 
 __all__ = ['Conv', 'ConvTranspose', 'Dense', 'DenseGeneral', 'Sparse']
 

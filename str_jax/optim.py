@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from str_jax.variables import (
+from str_jax.paths import (
   COLLECTION,
   KERNEL,
   THRESHOLD,

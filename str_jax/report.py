@@ -12,12 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from str_jax.methods import Method
-from str_jax.variables import (
-  effective_params,
-  is_kernel,
-  named_leaves,
-  sparse_weights,
-)
+from str_jax.paths import is_kernel, named_leaves
+from str_jax.variables import effective_params, sparse_weights
 
 COLUMNS = (
   'name',

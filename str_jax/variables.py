@@ -11,77 +11,23 @@ by the path of their weight: ``{'params': tree, 'thresholds': {path: leaf}}``.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from flax import traverse_util
 
-from str_jax.methods import Frozen, Method
+from str_jax.methods import Method
 from str_jax.methods.base import Leaves
-
-KERNEL = 'kernel'
-THRESHOLD = 'kernel_threshold'
-COLLECTION = 'thresholds'
-
-Path = tuple[str, ...]
-Where = Callable[[Path, Any], bool]
-
-
-def is_kernel(path: Path, leaf: Any) -> bool:
-  """Whether a leaf is a weight to sparsify: its name is ``kernel``.
-
-  Args:
-    path: the names that lead to the leaf.
-    leaf: the leaf, not looked at here.
-
-  Returns:
-    True for the weights of Flax's linear and convolutional layers.
-
-  >>> is_kernel(('Dense_0', 'kernel'), None), is_kernel(('bias',), None)
-  (True, False)
-  """
-  del leaf
-  return bool(path) and path[-1] == KERNEL
-
-
-def path_names(key_path: tuple[Any, ...]) -> Path:
-  """A JAX key path as names; an NNX variable's own ``value`` is left out.
-
-  Args:
-    key_path: as ``jax.tree_util.tree_flatten_with_path`` gives it.
-
-  Returns:
-    One string a level.
-
-  >>> import jax
-  >>> tree = {'a': [0, {'kernel': 1}]}
-  >>> [path_names(p) for p, _ in jax.tree_util.tree_leaves_with_path(tree)]
-  [('a', '0'), ('a', '1', 'kernel')]
-  """
-  names = tuple(
-    jax.tree_util.keystr((key,), simple=True, separator='/') for key in key_path
-  )
-  is_attribute = bool(key_path) and isinstance(
-    key_path[-1], jax.tree_util.GetAttrKey
-  )
-  return names[:-1] if is_attribute and names[-1] == 'value' else names
-
-
-def named_leaves(tree: Any) -> dict[Path, Any]:
-  """The leaves of any pytree by their names, in the tree's order.
-
-  Args:
-    tree: any pytree.
-
-  Returns:
-    A dict from path to leaf.
-
-  >>> named_leaves({'Dense_0': {'kernel': 1, 'bias': 2}})
-  {('Dense_0', 'bias'): 2, ('Dense_0', 'kernel'): 1}
-  """
-  flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {path_names(path): leaf for path, leaf in flat}
+from str_jax.paths import (
+  COLLECTION,
+  THRESHOLD,
+  Path,
+  Where,
+  is_kernel,
+  named_leaves,
+  path_names,
+)
 
 
 def add_thresholds(
@@ -109,9 +55,9 @@ def add_thresholds(
   >>> tree['Dense_0']['kernel_threshold'].tolist()
   [[-5.0]]
   """
-  linen = _is_linen(variables)
-  if method is None or (linen and isinstance(method, Frozen)):
+  if method is None:
     return variables
+  linen = _is_linen(variables)
   weights = named_leaves(variables['params'] if linen else variables)
   chosen = {path: w for path, w in weights.items() if where(path, w)}
   if not chosen:
@@ -253,18 +199,21 @@ def sparse_weights(
   if method is None:
     return {}
   weights = named_leaves(variables['params'])
-  if isinstance(method, Frozen):
-    return {
-      p: SparseWeight(w, ()) for p, w in weights.items() if is_kernel(p, w)
-    }
   found = _leaves_by_path(variables, weights)
   if not found:
+    kernels = {p: w for p, w in weights.items() if is_kernel(p, w)}
+    if all(_has_no_leaves(method, w) for w in kernels.values()):
+      return {p: SparseWeight(w, ()) for p, w in kernels.items()}
     raise ValueError(
       f'{type(method).__name__} needs its thresholds in the variables, but '
       'there are none: make them with str_jax.add_thresholds(method, '
       'variables) or by the init of a model with this method.'
     )
   return {p: SparseWeight(weights[p], leaves) for p, leaves in found.items()}
+
+
+def _has_no_leaves(method: Method, w: jax.Array) -> bool:
+  return method.init_learned(w) is None and method.init_computed(w) is None
 
 
 def _leaves_by_path(

@@ -12,9 +12,9 @@ from ml_collections import ConfigDict
 
 import main
 from str_jax import data, models, report
+from str_jax.paths import is_kernel, named_leaves
 from str_jax.training import flags, stage, state
 from str_jax.training import plan as plans
-from str_jax.variables import is_kernel, named_leaves
 
 ROOT = pathlib.Path(main.__file__).parent
 NAMES = sorted(

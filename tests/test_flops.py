@@ -10,7 +10,7 @@ import pytest
 
 import str_jax.nn
 from str_jax import flops, methods, models
-from str_jax.variables import named_leaves
+from str_jax.paths import named_leaves
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 # FLOPs in millions of the 16 ResNet50s in STR's Table 1 and appendix.

@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import str_jax
 from str_jax import models
-from str_jax.variables import is_kernel
+from str_jax.paths import is_kernel
 
 # Every model shrunk to what it is made of, and the shape of its images.
 # Compiling takes all the time, so the deeper ones differ as little as can be.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from str_jax import methods, models
-from str_jax.variables import is_kernel, named_leaves, path_names
+from str_jax.paths import is_kernel, named_leaves, path_names
 
 # Sizes at which a model trains in a moment, and its images.
 SMALL = {

@@ -28,7 +28,7 @@ PACKAGE = ROOT / 'str_jax'
 # From the ground up: a part imports what stands before it, and never what
 # stands after it.
 FLOORS = (
-  ('functional', 'quantile', 'lowering'),
+  ('functional', 'lowering', 'paths', 'quantile'),
   ('methods',),
   ('variables', 'optim'),
   ('nn', 'flops', 'report'),

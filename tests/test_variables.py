@@ -11,6 +11,7 @@ from flax.core import freeze as frozen_dict
 
 import str_jax
 from str_jax import variables as layout
+from str_jax.paths import named_leaves
 
 
 @jax.tree_util.register_dataclass
@@ -78,8 +79,8 @@ def test_add_update_effective_freeze_in_every_layout(
   assert_trees_equal(new['params'], variables['params'])
 
   effective = jax.jit(lambda v: str_jax.effective_params(method, v))(new)
-  raw = layout.named_leaves(weights)
-  out = layout.named_leaves(effective)
+  raw = named_leaves(weights)
+  out = named_leaves(effective)
   assert set(raw) == set(out)
   zeros = total = 0
   for path, w in raw.items():
@@ -96,7 +97,7 @@ def test_add_update_effective_freeze_in_every_layout(
   if is_linen:
     assert set(frozen) == {'params'}
     frozen = frozen['params']
-  for path, w in layout.named_leaves(frozen).items():
+  for path, w in named_leaves(frozen).items():
     np.testing.assert_array_equal(w, out[path])
     assert w.dtype == out[path].dtype
 

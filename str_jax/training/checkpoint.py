@@ -13,9 +13,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from str_jax.paths import named_leaves
 from str_jax.training import records
 from str_jax.training.state import State
-from str_jax.variables import named_leaves
 
 _POLICY = ocp.checkpoint_managers
 UNRANKED = -1.0  # for checkpoints that may not be called the best

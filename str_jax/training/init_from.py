@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 
 import str_jax
 from str_jax.methods import Method
+from str_jax.paths import COLLECTION
 from str_jax.training import checkpoint, records
 from str_jax.training import plan as plans
-from str_jax.variables import COLLECTION
 
 # What a method's thresholds mean does not hang on these of its settings.
 _COURSE = ('init_value', 'sparsity', 'start_step', 'end_step')

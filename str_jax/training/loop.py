@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from str_jax import data
+from str_jax.paths import is_kernel, named_leaves
 from str_jax.training import checkpoint, finish, init_from, records, workdir
 from str_jax.training import plan as plans
 from str_jax.training import stage as stages
@@ -23,7 +24,6 @@ from str_jax.training.checkpoint import Checkpoints
 from str_jax.training.metrics import Log
 from str_jax.training.stage import Stage
 from str_jax.training.state import State
-from str_jax.variables import is_kernel, named_leaves
 
 
 def train(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import operator
 from typing import Any
 
 import jax
@@ -13,28 +12,11 @@ import optax
 
 from str_jax import methods, models, optim
 from str_jax.methods import Method
+from str_jax.training import fields
 from str_jax.training import schedule as schedules
 
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 _DURATIONS = ('start', 'end', 'finetune')
-_RANGES = (  # of fields: from the first number, and below the second
-  ('seed', 0, 2**31),
-  ('batch_size', 1, math.inf),
-  ('eval_batch_size', 1, math.inf),
-  ('log_every_steps', 1, math.inf),
-  ('label_smoothing', 0, 1),
-  ('method.finetune_learning_rate', 0, math.inf),
-  ('optimizer.momentum', 0, 1),
-  ('optimizer.b1', 0, 1),
-  ('optimizer.b2', 0, 1),
-  ('optimizer.eps', 0, math.inf),
-  ('optimizer.weight_decay', 0, math.inf),
-  ('optimizer.threshold_decay', 0, math.inf),
-  ('optimizer.norm_decay', 0, math.inf),
-  ('optimizer.bias_decay', 0, math.inf),
-  ('schedule.learning_rate', 0, math.inf),
-  ('schedule.factor', 0, math.inf),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,25 +71,21 @@ def create(config: Any, train_size: int) -> Plan:
   Raises:
     ValueError: a field that is missing, out of range or contradictory.
   """
-  for name, low, high in _RANGES:
-    value = operator.attrgetter(name)(config)
-    if value is not None and not low <= value < high:
-      limit = f' and below {high}' if high < math.inf else ''
-      raise ValueError(f'{name} must be {low} or more{limit}, got {value}.')
+  fields.check(config)
   if config.batch_size > train_size:
     raise ValueError(
       f'batch_size must be at most the {train_size} training images, got '
       f'{config.batch_size}.'
     )
   per_epoch = math.ceil(train_size / config.batch_size)
-  main_steps = duration(config, 'total', per_epoch)
+  main_steps = fields.duration(config, 'total', per_epoch)
   if not main_steps or main_steps < 1:
     raise ValueError(
       'the length of the run is needed: set total_steps or total_epochs to '
       'more than 0.'
     )
   main_method = _scheduled(config.method, per_epoch, main_steps)
-  finetune = duration(config.method, 'finetune', per_epoch) or 0
+  finetune = fields.duration(config.method, 'finetune', per_epoch) or 0
   phases = [Phase(main_method, 0, main_steps)]
   if finetune:
     rate = config.method.finetune_learning_rate
@@ -123,53 +101,11 @@ def create(config: Any, train_size: int) -> Plan:
     phases=tuple(phases),
     settled_step=math.ceil(0.9 * main_steps) if settled is None else settled,
     learning_rate=_learning_rate(config, per_epoch, main_steps),
-    eval_every=_every(config, 'eval_every', per_epoch, per_epoch),
-    checkpoint_every=_every(
+    eval_every=fields.every(config, 'eval_every', per_epoch, per_epoch),
+    checkpoint_every=fields.every(
       config, 'checkpoint_every', per_epoch, max(main_steps // 10, 1)
     ),
   )
-
-
-def duration(config: Any, name: str, steps_per_epoch: int) -> int | None:
-  """A length in steps, from ``<name>_steps`` or ``<name>_epochs``.
-
-  Args:
-    config: the part of a config that holds the fields.
-    name: the fields' common part.
-    steps_per_epoch: updates an epoch.
-
-  Returns:
-    The number of steps, or None where neither field is set.
-
-  Raises:
-    ValueError: both are set, or a negative length.
-
-  >>> duration({'warmup_steps': None, 'warmup_epochs': 2.5}, 'warmup', 10)
-  25
-  """
-  steps, epochs = config[f'{name}_steps'], config[f'{name}_epochs']
-  if steps is not None and epochs is not None:
-    raise ValueError(
-      f'{name} is set twice, as {name}_steps={steps} and as '
-      f'{name}_epochs={epochs}: set one of them to None.'
-    )
-  value = steps if epochs is None else round(epochs * steps_per_epoch)
-  if value is not None and value < 0:
-    raise ValueError(
-      f'{name}_{"steps" if epochs is None else "epochs"} must be 0 or more, '
-      f'got {steps if epochs is None else epochs}.'
-    )
-  return value
-
-
-def _every(config: Any, name: str, steps_per_epoch: int, default: int) -> int:
-  """The steps between two of a kind."""
-  value = duration(config, name, steps_per_epoch)
-  if value == 0:
-    raise ValueError(
-      f'{name}_steps or {name}_epochs must come to 1 step or more, got 0.'
-    )
-  return default if value is None else value
 
 
 def method(config: Any, **steps: int) -> Method | None:
@@ -311,7 +247,7 @@ def _scheduled(config: Any, per_epoch: int, main_steps: int) -> Method | None:
   """The config's method with its durations, which only some methods have."""
   steps: dict[str, int] = {}
   for name in ('start', 'end'):
-    value = duration(config, name, per_epoch)
+    value = fields.duration(config, name, per_epoch)
     if value is not None:
       steps[f'{name}_step'] = value
   if 'end_step' in methods.settings(config.name):
@@ -333,7 +269,7 @@ def _learning_rate(
     c.learning_rate,
     total_steps=main_steps,
     steps_per_epoch=per_epoch,
-    warmup_steps=duration(c, 'warmup', per_epoch) or 0,
+    warmup_steps=fields.duration(c, 'warmup', per_epoch) or 0,
     hold=c.hold,
     boundaries_epochs=tuple(c.boundaries_epochs),
     factor=c.factor,

@@ -101,7 +101,7 @@ def linear_run(config, smoothing=0.0):
 def named(tree):
   return {
     path: np.asarray(leaf, np.float64)
-    for path, leaf in str_jax.variables.named_leaves(tree).items()
+    for path, leaf in str_jax.paths.named_leaves(tree).items()
   }
 
 
@@ -154,7 +154,7 @@ def test_adamw_is_optaxs(batches, make_config, assert_trees_equal):
     _, _, gradients = numpy_gradients(named(params), batch, 0.0)
     gradients = jax.tree_util.tree_map_with_path(
       lambda path, p, g=gradients: jnp.asarray(
-        g[str_jax.variables.path_names(path)], p.dtype
+        g[str_jax.paths.path_names(path)], p.dtype
       ),
       params,
     )
