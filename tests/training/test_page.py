@@ -241,7 +241,6 @@ def test_line_cut_by_a_kill_is_left_out(tmp_path):
   ('file', 'text', 'error', 'said'),
   [
     ('summary.json', None, FileNotFoundError, 'summary.json is missing'),
-    ('metrics.jsonl', None, FileNotFoundError, 'metrics.jsonl is missing'),
     ('summary.json', '{"top1": 0.', ValueError, 'summary.json .* is damaged'),
     ('summary.json', '[]', ValueError, 'one JSON object'),
     ('summary.json', '{"model": "m"}', ValueError, "lacks 'dataset'"),
