@@ -1,22 +1,10 @@
 """Convolutions whose training step is fast on XLA:CPU.
 
-XLA:CPU runs a dense forward convolution near the peak of a core, yet its
-weight gradient, and everything depthwise, several times below it. Here the
-same sums are written so that they become matrix products and vector adds.
-Values and gradients are those of `jax.lax.conv_general_dilated` within
-rounding; on other devices, and for shapes not covered, they are its own.
-
-Example:
-  >>> import jax.numpy as jnp
-  >>> x, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 16))
-  >>> conv_general_dilated(
-  ...   x,
-  ...   kernel,
-  ...   (2, 2),
-  ...   'SAME',
-  ...   dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-  ... ).shape
-  (2, 4, 4, 16)
+XLA:CPU runs a wide dense convolution near the peak of a core, but one with few
+channels, a weight gradient or anything depthwise several times below it. Here
+the same sums are written as what it runs well: wider convolutions, matrix
+products of what fits in the cache, sums of shifted images. Other devices, and
+shapes not covered, get ``jax.lax.conv_general_dilated`` itself.
 """
 
 import dataclasses
@@ -26,108 +14,74 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 NAMES = ('xla', 'cpu')
+
+_Pair = tuple[Array, Array]
 _NHWC = ('NHWC', 'HWIO', 'NHWC')
+_PIXELS = 1024  # of dy in one matrix product: what it reads stays in the cache
+_TERMS = 252  # of the sums that one step of a depthwise gradient unrolls
 
 
 def conv_general_dilated(
-  lhs: jax.Array,
-  rhs: jax.Array,
+  lhs: Array,
+  rhs: Array,
   window_strides: Sequence[int],
   padding: str | Sequence[tuple[int, int]],
-  lhs_dilation: Sequence[int] | None = None,
-  rhs_dilation: Sequence[int] | None = None,
-  dimension_numbers: Any = None,
-  feature_group_count: int = 1,
-  batch_group_count: int = 1,
-  precision: Any = None,
-  preferred_element_type: Any = None,
-) -> jax.Array:
-  """`jax.lax.conv_general_dilated`, fast to train on XLA:CPU.
+  **options: Any,
+) -> Array:
+  """``jax.lax.conv_general_dilated``, fast to train on XLA:CPU.
 
-  y[n, h, w, o] = sum_ijc x[n, s h + i - p, s w + j - p, c] k[i, j, c, o]
+  y[n, h, w, o] = sum_ijc x[n, s h + i - p, s w + j - p, c] kernel[i, j, c, o]
 
-  A 1x1 convolution is a slice and a matrix product. Others have a custom
-  gradient, so they have no forward-mode AD (`jax.jvp`, `jax.hessian`). The
-  gradient loops over the batch, which shards badly: on a mesh of several
-  devices use `jax.lax.conv_general_dilated`.
+  Equal to it within rounding, and so are its gradients. Covered are floating
+  images NHWC with a kernel HWIO, no dilation, dense or depthwise with one
+  filter a channel; all else is passed on as it came.
 
-  Covered: two spatial dimensions, NHWC and HWIO, no dilation, dense or
-  depthwise (one filter a channel). All else is handed to
-  `jax.lax.conv_general_dilated` as it came.
+  What is covered has a gradient of its own: reverse mode only, no ``jax.jvp``.
+  It loops over the batch, which shards badly: on a mesh of several devices
+  keep ``jax.lax.conv_general_dilated``.
 
   Args:
     lhs: images, (batch, height, width, channels).
-    rhs: kernel, (kernel height, kernel width, channels / groups, features).
-    window_strides: the strides over height and width.
-    padding: 'SAME', 'VALID' or (low, high) of height and of width.
-    lhs_dilation: as in `jax.lax.conv_general_dilated`.
-    rhs_dilation: as in `jax.lax.conv_general_dilated`.
-    dimension_numbers: as in `jax.lax.conv_general_dilated`.
-    feature_group_count: 1, or the number of channels for depthwise.
-    batch_group_count: as in `jax.lax.conv_general_dilated`.
-    precision: as in `jax.lax.conv_general_dilated`.
-    preferred_element_type: as in `jax.lax.conv_general_dilated`.
+    rhs: kernel, (height, width, channels / groups, features).
+    window_strides: over height and width.
+    padding: 'SAME', 'VALID', or (low, high) for height and for width.
+    **options: the other arguments of ``jax.lax.conv_general_dilated``.
 
   Returns:
-    The images convolved, (batch, height, width, features).
+    (batch, height, width, features).
+
+  >>> x, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 16))
+  >>> layout = dict(dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+  >>> conv_general_dilated(x, kernel, (2, 2), 'SAME', **layout).shape
+  (2, 4, 4, 16)
   """
-  plain = functools.partial(
-    lax.conv_general_dilated,
-    window_strides=window_strides,
-    padding=padding,
-    lhs_dilation=lhs_dilation,
-    rhs_dilation=rhs_dilation,
-    dimension_numbers=dimension_numbers,
-    feature_group_count=feature_group_count,
-    batch_group_count=batch_group_count,
-    precision=precision,
-    preferred_element_type=preferred_element_type,
-  )
-  groups = feature_group_count
-  if (
-    jnp.ndim(lhs) != 4
-    or set(lhs_dilation or ()) - {1}
-    or set(rhs_dilation or ()) - {1}
-    or not jnp.issubdtype(lhs.dtype, jnp.floating)
-    or batch_group_count != 1
-    or preferred_element_type is not None
-    or not _is_nhwc(lhs, rhs, dimension_numbers)
-    or not (groups == 1 or groups == lhs.shape[3] == rhs.shape[3])
-  ):
-    return plain(lhs, rhs)
-  if isinstance(padding, str):
-    padding = lax.padtype_to_pads(
-      lhs.shape[1:3], rhs.shape[:2], window_strides, padding
+  window = _window(lhs, rhs, window_strides, padding, **options)
+  if window is None:
+    return lax.conv_general_dilated(
+      lhs, rhs, window_strides, padding, **options
     )
-  (top, bottom), (left, right) = padding
-  pads = ((top, bottom), (left, right))
-  sh, sw = window_strides
-  window = _Window((sh, sw), pads, groups, precision)
-  if any(p < 0 for pad in window.pads for p in pad) or 0 in lhs.shape:
-    return plain(lhs, rhs)
-  if rhs.shape[:2] == (1, 1) and groups == 1 and not any(map(any, pads)):
-    return lax.dot_general(
-      lhs[:, ::sh, ::sw],
-      rhs[0, 0],
-      (((3,), (0,)), ((), ())),
-      precision=precision,
-    )
+  if window.matrix:
+    sh, sw = window.strides
+    lhs = lhs[:, ::sh, ::sw]
+    window = dataclasses.replace(window, strides=(1, 1))
   return _conv(lhs, rhs, window)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Window:
-  """What a convolution is beside its operands; hashable, for custom_vjp."""
+  """All of a convolution but its operands; hashable, as custom_vjp asks."""
 
   strides: tuple[int, int]
-  pads: tuple[tuple[int, int], ...]
+  pads: tuple[tuple[int, int], tuple[int, int]]
+  size: tuple[int, int]  # of the output
+  matrix: bool  # a 1x1 kernel: one product for all pixels
   groups: int
   precision: Any
 
-  def plain(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+  def plain(self, x: Array, kernel: Array) -> Array:
     return lax.conv_general_dilated(
       x,
       kernel,
@@ -138,158 +92,206 @@ class _Window:
       precision=self.precision,
     )
 
-  def pad(self, x: jax.Array) -> jax.Array:
-    return jnp.pad(x, ((0, 0), *self.pads, (0, 0)))
-
-  def taps(
-    self, padded: jax.Array, size: tuple[int, ...], kernel: tuple[int, ...]
-  ) -> list[jax.Array]:
-    """For each (i, j) of the kernel, the pixels it meets, row-major."""
-    (h, w), (sh, sw) = size, self.strides
+  def taps(self, padded: Array, kernel: Array) -> list[Array]:
+    """For each (i, j) of the kernel, row-major, the pixels it meets."""
+    (h, w), (sh, sw) = self.size, self.strides
     return [
       padded[:, i : i + (h - 1) * sh + 1 : sh, j : j + (w - 1) * sw + 1 : sw]
-      for i in range(kernel[0])
-      for j in range(kernel[1])
+      for i in range(kernel.shape[0])
+      for j in range(kernel.shape[1])
     ]
 
 
-def _is_nhwc(lhs: jax.Array, rhs: jax.Array, numbers: Any) -> bool:
-  names = [
-    lax.conv_dimension_numbers(lhs.shape, rhs.shape, n)
-    for n in (numbers, _NHWC)
-  ]
-  return names[0] == names[1]
+def _window(
+  x: Array,
+  kernel: Array,
+  strides: Sequence[int],
+  padding: str | Sequence[tuple[int, int]],
+  dimension_numbers: Any = None,
+  feature_group_count: int = 1,
+  precision: Any = None,
+  **others: Any,
+) -> _Window | None:
+  """The window of a convolution, None if it is not covered."""
+  neutral = (None, 1, (1, 1), [1, 1])
+  if x.ndim != 4 or any(value not in neutral for value in others.values()):
+    return None
+  layout, nhwc = (
+    lax.conv_dimension_numbers(x.shape, kernel.shape, numbers)
+    for numbers in (dimension_numbers, _NHWC)
+  )
+  inputs, features = kernel.shape[2:]
+  groups, channels = feature_group_count, x.shape[3]
+  dense = groups == 1 and inputs == channels
+  depthwise = groups == channels == features and inputs == 1
+  if layout != nhwc or not (dense or depthwise):
+    return None
+  sizes, taps = x.shape[1:3], kernel.shape[:2]
+  if isinstance(padding, str):
+    padding = lax.padtype_to_pads(sizes, taps, strides, padding)
+  (top, bottom), (left, right) = padding
+  sh, sw = strides
+  h = (sizes[0] + top + bottom - taps[0]) // sh + 1
+  w = (sizes[1] + left + right - taps[1]) // sw + 1
+  empty = min(h, w, *x.shape, *kernel.shape) < 1
+  crops = min(top, bottom, left, right) < 0
+  if empty or crops or not jnp.issubdtype(x.dtype, jnp.floating):
+    return None
+  pads = ((top, bottom), (left, right))
+  matrix = dense and taps == (1, 1) and pads == ((0, 0), (0, 0))
+  return _Window((sh, sw), pads, (h, w), matrix, groups, precision)
 
 
-def _wide(x: jax.Array) -> Any:
+def _wide(x: Array) -> Any:
   """The type to sum in: float32 at least."""
   return x.dtype if x.dtype.itemsize >= 4 else jnp.float32
 
 
-def _forward(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
-  if window.groups == 1:
-    return window.plain(x, kernel)
+def _forward(x: Array, kernel: Array, window: _Window) -> Array:
+  fast = _dense if window.groups == 1 else _depthwise
   return lax.platform_dependent(
-    x,
-    kernel,
-    cpu=functools.partial(_depthwise, window=window),
-    default=window.plain,
+    x, kernel, cpu=lambda x, k: fast(x, k, window), default=window.plain
   )
 
 
 _conv = jax.custom_vjp(_forward, nondiff_argnums=(2,))
 
 
-def _conv_fwd(
-  x: jax.Array, kernel: jax.Array, window: _Window
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+def _conv_fwd(x: Array, kernel: Array, window: _Window) -> tuple[Array, _Pair]:
   return _conv(x, kernel, window), (x, kernel)
 
 
-def _conv_bwd(
-  window: _Window, saved: tuple[jax.Array, jax.Array], dy: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  x, kernel = saved
-
-  def plain(
-    x: jax.Array, kernel: jax.Array, dy: jax.Array
-  ) -> tuple[jax.Array, ...]:
-    return jax.vjp(window.plain, x, kernel)[1](dy)
-
-  def fast(
-    x: jax.Array, kernel: jax.Array, dy: jax.Array
-  ) -> tuple[jax.Array, ...]:
-    forward = window.plain if window.groups == 1 else _depthwise_of(window)
-    (dx,) = jax.linear_transpose(lambda x: forward(x, kernel), x)(dy)
-    gradient = _dense_dw if window.groups == 1 else _depthwise_dw
-    return dx, gradient(x, dy, kernel.shape[:2], window).astype(kernel.dtype)
-
-  return lax.platform_dependent(x, kernel, dy, cpu=fast, default=plain)
+def _conv_bwd(window: _Window, saved: _Pair, dy: Array) -> _Pair:
+  return lax.platform_dependent(
+    *saved,
+    dy,
+    cpu=lambda x, kernel, dy: _vjp(x, kernel, dy, window),
+    default=lambda x, kernel, dy: jax.vjp(window.plain, x, kernel)[1](dy),
+  )
 
 
 _conv.defvjp(_conv_fwd, _conv_bwd)
 
 
-def _depthwise_of(window: _Window) -> Any:
-  return functools.partial(_depthwise, window=window)
+def _vjp(x: Array, kernel: Array, dy: Array, window: _Window) -> _Pair:
+  if window.groups == 1:
+    dx = _dense_dx(x, kernel, dy, window)
+    dk = _dense_dk(x, dy, kernel, window)
+  else:
+    (dx,) = jax.linear_transpose(lambda x: _depthwise(x, kernel, window), x)(dy)
+    dk = _depthwise_dk(x, dy, kernel, window)
+  return dx, dk.astype(kernel.dtype)
 
 
-def _depthwise(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
-  """A depthwise convolution as a sum of shifted images."""
-  size = jax.eval_shape(window.plain, x, kernel).shape[1:3]
-  padded = window.pad(x.astype(_wide(x)))
-  taps = window.taps(padded, size, kernel.shape[:2])
-  weights = kernel.astype(padded.dtype).reshape(-1, 1, 1, 1, kernel.shape[3])
-  products = [tap * weight for tap, weight in zip(taps, weights, strict=True)]
-  return functools.reduce(jnp.add, products).astype(x.dtype)
+def _dense(x: Array, kernel: Array, window: _Window) -> Array:
+  """A convolution; if it is narrow, m neighbours of a row at once.
+
+  They are m times the features of one wider window, m times the stride on:
+  more work, in registers that would else stay empty. A 1x1 kernel is a matrix.
+  """
+  _, _, channels, features = kernel.shape
+  if window.matrix:
+    pixels = x.reshape(-1, channels)
+    y = lax.dot(pixels, kernel[0, 0], precision=window.precision)
+    return y.reshape(-1, *window.size, features)
+  m = max(1, (64 if channels < 16 else 32) // features)
+  if m == 1 or window.size[1] % m:
+    return window.plain(x, kernel)
+  sh, sw = window.strides
+  shifted = [
+    jnp.pad(kernel, ((0, 0), (u * sw, (m - 1 - u) * sw), (0, 0), (0, 0)))
+    for u in range(m)
+  ]
+  wider = dataclasses.replace(window, strides=(sh, m * sw))
+  y = wider.plain(x, jnp.concatenate(shifted, -1))
+  return y.reshape(-1, *window.size, features)
 
 
-def _dense_dw(
-  x: jax.Array, dy: jax.Array, kernel: tuple[int, ...], window: _Window
-) -> jax.Array:
-  """dk[i, j, c, o] = sum x[n, s h + i - p, s w + j - p, c] dy[n, h, w, o].
+def _dense_dx(x: Array, kernel: Array, dy: Array, window: _Window) -> Array:
+  """With stride 1, dy convolved with the kernel turned around."""
+  if window.strides != (1, 1):
+    return jax.linear_transpose(lambda x: window.plain(x, kernel), x)(dy)[0]
+  (top, bottom), (left, right) = window.pads
+  h, w = kernel.shape[0] - 1, kernel.shape[1] - 1
+  back = dataclasses.replace(
+    window,
+    pads=((h - top, h - bottom), (w - left, w - right)),
+    size=(x.shape[1], x.shape[2]),
+  )
+  return _dense(dy, kernel[::-1, ::-1].swapaxes(2, 3), back)
 
-  The shifted images of a few pictures are laid side by side, so that the sum
-  is one matrix product; few, so that they stay in the cache.
+
+def _dense_dk(x: Array, dy: Array, kernel: Array, window: _Window) -> Array:
+  """sum_nhw x[n, s h + i - p, s w + j - p, c] dy[n, h, w, o] as [i, j, c, o].
+
+  Of a few images at a time, so that it stays in the cache, the taps are laid
+  side by side: the sum is one matrix product.
   """
   n, h, w, features = dy.shape
-  size = (h, w)
-  padded = window.pad(x)
+  rows = kernel.size // features
+  steps = 1 if window.matrix else max(1, min(n, n * h * w // _PIXELS))
+  group = -(-n // steps)
+  batch = (0, steps * group - n)  # zeros, so that every step is full
+  x = jnp.pad(x, (batch, *window.pads, (0, 0)))
+  dy = jnp.pad(dy, (batch, (0, 0), (0, 0), (0, 0)))
 
-  def product(padded: jax.Array, dy: jax.Array) -> jax.Array:
-    columns = jnp.concatenate(window.taps(padded, size, kernel), -1)
-    return lax.dot_general(
-      dy,
-      columns,
-      (((0, 1, 2), (0, 1, 2)), ((), ())),
+  def step(i: Array, total: Array) -> Array:
+    images = lax.dynamic_slice_in_dim(x, i * group, group)
+    columns = jnp.concatenate(window.taps(images, kernel), -1)
+    a = lax.dynamic_slice_in_dim(dy, i * group, group).reshape(-1, features)
+    b = columns.reshape(-1, rows)
+    if rows < features:  # the smaller first is faster
+      a, b = b, a
+    return total + lax.dot_general(
+      a,
+      b,
+      (((0,), (0,)), ((), ())),
       precision=window.precision,
-      preferred_element_type=_wide(x),
+      preferred_element_type=total.dtype,
     )
 
-  group = min(n, max(1, 784 // (h * w)))
-
-  def body(t: jax.Array, total: jax.Array) -> jax.Array:
-    start = n % group + t * group
-    return total + product(
-      lax.dynamic_slice_in_dim(padded, start, group),
-      lax.dynamic_slice_in_dim(dy, start, group),
-    )
-
-  first = product(padded[: n % group], dy[: n % group])
-  total = lax.fori_loop(0, n // group, body, first)
-  return total.T.reshape(*kernel, x.shape[3], features)
+  zeros = jnp.zeros(sorted((rows, features)), _wide(x))
+  total = lax.fori_loop(0, steps, step, zeros, unroll=steps == 1)
+  # The barrier keeps XLA from turning the product around.
+  total = total if rows < features else lax.optimization_barrier(total).T
+  return total.reshape(kernel.shape)
 
 
-def _depthwise_dw(
-  x: jax.Array, dy: jax.Array, kernel: tuple[int, ...], window: _Window
-) -> jax.Array:
-  """As `_dense_dw` with c = o, in blocks of rows, summed by unrolled adds."""
-  n, h, w, channels = dy.shape
-  kh, kw = kernel
-  sh, sw = window.strides
+def _depthwise(x: Array, kernel: Array, window: _Window) -> Array:
+  """A sum of shifted images, each times its weight."""
   wide = _wide(x)
-  padded = window.pad(x)
-  rows = next(r for r in range(min(h, 28), 0, -1) if h % r == 0)
+  x = jnp.pad(x.astype(wide), ((0, 0), *window.pads, (0, 0)))
+  taps = window.taps(x, kernel)
+  weights = kernel.astype(wide).reshape(-1, 1, 1, 1, kernel.shape[3])
+  products = [tap * weight for tap, weight in zip(taps, weights, strict=True)]
+  return functools.reduce(jnp.add, products).astype(kernel.dtype)
+
+
+def _depthwise_dk(x: Array, dy: Array, kernel: Array, window: _Window) -> Array:
+  """As ``_dense_dk`` with c = o, a block of rows at a time.
+
+  The rows of a block are added one by one, in code unrolled: whole rows are
+  long vectors, their sum over w waits for the end.
+  """
+  n, h, w, channels = dy.shape
+  kh, kw, _, _ = kernel.shape
+  most = max(1, min(h, _TERMS // (kh * kw)))
+  rows = next(r for r in range(most, 0, -1) if h % r == 0)
   blocks = h // rows
+  block = dataclasses.replace(window, size=(rows, w))
+  x = jnp.pad(x, ((0, 0), *window.pads, (0, 0)))
+  wide = _wide(x)
 
-  def body(t: jax.Array, total: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+  def step(t: Array, total: list[Array]) -> list[Array]:
     image, row = t // blocks, t % blocks * rows
-    a = lax.dynamic_slice(
-      padded,
-      (image, row * sh, 0, 0),
-      (1, (rows - 1) * sh + kh, padded.shape[2], channels),
-    )[0].astype(wide)
+    reach = (1, (rows - 1) * window.strides[0] + kh, x.shape[2], channels)
+    a = lax.dynamic_slice(x, (image, row * window.strides[0], 0, 0), reach)
     d = lax.dynamic_slice(dy, (image, row, 0, 0), (1, rows, w, channels))
-    d = d[0].astype(wide)
-    return tuple(
-      total[i * kw + j]
-      + sum(
-        a[r * sh + i, j : j + (w - 1) * sw + 1 : sw] * d[r] for r in range(rows)
-      )
-      for i in range(kh)
-      for j in range(kw)
-    )
+    d = d.astype(wide)
+    products = [tap * d for tap in block.taps(a.astype(wide), kernel)]
+    sums = [functools.reduce(jnp.add, list(p[0])) for p in products]
+    return [a + b for a, b in zip(total, sums, strict=True)]
 
-  zeros = (jnp.zeros((w, channels), wide),) * (kh * kw)
-  total = lax.fori_loop(0, n * blocks, body, zeros)
-  return jnp.stack(total).sum(1).reshape(kh, kw, 1, channels)
+  zeros = [jnp.zeros((w, channels), wide)] * (kh * kw)
+  total = lax.fori_loop(0, n * blocks, step, zeros)
+  return jnp.stack(total).sum(1).reshape(kernel.shape)
