@@ -164,9 +164,13 @@ def _follow_scan(
 def _follow_cond(
   params: dict[str, Any], operands: list[Origin]
 ) -> tuple[list[Origin], Counts]:
-  """The branches of a condition, or of a choice by platform."""
+  """The branches of a condition; of a choice by platform, the default."""
   index, *rest = operands
-  results = [_follow(branch.jaxpr, rest) for branch in params['branches']]
+  branches = params['branches']
+  platforms = params.get('branches_platforms')
+  if platforms is not None:  # one computation, written for each platform
+    branches = [branches[platforms.index(None)]]
+  results = [_follow(branch.jaxpr, rest) for branch in branches]
   counts = results[0][1]
   for _, other in results:
     if other != counts:

@@ -10,7 +10,6 @@ import rich.console
 import rich.table
 
 from str_jax import flops, report
-from str_jax.training import plan as plans
 from str_jax.training import records
 from str_jax.training.metrics import Log
 from str_jax.training.stage import Stage
@@ -86,13 +85,8 @@ def sparsity_report(run: Run, stage: Stage, variables: Any) -> report.Report:
   Returns:
     The report.
   """
-  # Counted on plain convolutions: faster ones may do more multiply-adds.
-  model = plans.model(
-    run.config, run.dataset.num_classes, method=None, lowering='xla'
-  )
-  return report.sparsity_report(
-    stage.method, variables, flops.count(model, run.dataset.image_shape)
-  )
+  dense = flops.count(stage.model, run.dataset.image_shape)
+  return report.sparsity_report(stage.method, variables, flops=dense)
 
 
 def show(summary: dict[str, Any]) -> None:

@@ -129,19 +129,13 @@ def method(config: Any, **steps: int) -> Method | None:
   return methods.create(config.name, **values, **steps)
 
 
-def model(
-  config: Any,
-  num_classes: int,
-  method: Method | None,
-  lowering: str | None = None,
-) -> Any:
+def model(config: Any, num_classes: int, method: Method | None) -> Any:
   """The config's model with a method in its layers.
 
   Args:
     config: a config.
     num_classes: of the data set.
     method: of the phase.
-    lowering: of the convolutions, in place of the config's.
 
   Returns:
     A Linen module.
@@ -150,9 +144,7 @@ def model(
     ValueError: an unknown model, type, lowering or initialisation.
   """
   settings = dict(config.model)
-  dtype = settings.pop('dtype')
-  lowering = lowering or settings['lowering']
-  del settings['lowering']
+  dtype, lowering = settings.pop('dtype'), settings.pop('lowering')
   if dtype not in _DTYPES:
     raise ValueError(
       f'model.dtype must be one of {", ".join(_DTYPES)}, got {dtype!r}.'
