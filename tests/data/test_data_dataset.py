@@ -62,7 +62,7 @@ def test_fake():
   train, validation, test = (arrays(s) for s in fake.splits.values())
   assert [len(x[0]) for x in (train, validation, test)] == [40, 10, 5]
   assert train[0].dtype == np.uint8 and set(train[1]) == {0, 1, 2}
-  assert len({i.tobytes() for i in train[0]}) > 25  # of 108 possible rolls
+  assert len({i.tobytes() for i in train[0]}) == 40
   again = data.load(
     'fake', image_size=6, fake_classes=3, fake_examples=50, validation=10
   )
