@@ -4,11 +4,13 @@ python main.py --config=configs/digits.py:str
 
 1,197 images of 8 x 8 pixels to train on, 240 for validation, 360 for test.
 
-Variants, 1,200 steps each:
+Variants, 1,200 steps each; test accuracy, zeros and time are means over three
+seeds on two cores of an AMD EPYC (benchmarks/results/digits.json):
 
-  dense  56,224 weights, all in use
-  str    STR: a threshold a layer, learned from s = -10 on by weight decay
-  st3    ST-3: 91% zeros, reached between steps 100 and 700
+  dense  56,224 weights, all in use: 98.43%, 12 s
+  str    STR, a threshold a layer, learned from s = -10 on by weight decay:
+         98.70%, 93.71% zeros, 16 s
+  st3    ST-3, 91% zeros, reached between steps 100 and 700: 98.98%, 21 s
 """
 
 from configs import common
