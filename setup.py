@@ -31,5 +31,7 @@ setup(
     'dev': read('requirements-dev.txt'),
     'cuda': ['jax[cuda13]'],
     'tpu': ['jax[tpu]'],
+    'torch': ['torch>=2.13'],
+    'docs': ['mkdocs-material>=9.6', 'mkdocstrings[python]>=0.30'],
   },
 )
