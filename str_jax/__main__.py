@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import sys
+
+from str_jax.training.flags import fail, one_line
 
 COMMANDS = ('evaluate', 'prepare', 'report')
 
@@ -28,8 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
   try:
     args.run(args)
   except (ValueError, OSError) as error:
-    print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
-    raise SystemExit(2) from None
+    fail(one_line(error))
 
 
 if __name__ == '__main__':

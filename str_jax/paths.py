@@ -69,3 +69,22 @@ def named_leaves(tree: Any) -> dict[Path, Any]:
   """
   flat, _ = jax.tree_util.tree_flatten_with_path(tree)
   return {path_names(path): leaf for path, leaf in flat}
+
+
+def kernels(params: Any) -> dict[str, Any]:
+  """The weights of the layers, by the name that reports give a layer.
+
+  Args:
+    params: parameters, with threshold leaves or without.
+
+  Returns:
+    A dict from the path of the layer, '/' between levels, to its ``kernel``.
+
+  >>> kernels({'block': {'conv': {'kernel': 1, 'bias': 2}}})
+  {'block/conv': 1}
+  """
+  return {
+    '/'.join(path[:-1]): leaf
+    for path, leaf in named_leaves(params).items()
+    if is_kernel(path, leaf)
+  }

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from str_jax.methods import Method
-from str_jax.paths import is_kernel, named_leaves
+from str_jax.paths import kernels
 from str_jax.variables import effective_params, sparse_weights
 
 COLUMNS = (
@@ -157,21 +157,16 @@ def sparsity_report(
   >>> report.sparsity, report.nonzero, report.flops
   (0.5, 1, 1)
   """
-  kernels = {
-    path: w
-    for path, w in named_leaves(variables['params']).items()
-    if is_kernel(path, w)
-  }
-  if not kernels:
+  weights = kernels(variables['params'])
+  if not weights:
     raise ValueError(
       'a report needs leaves named kernel in the parameters, but there are '
       'none.'
     )
   statistics = jax.device_get(layer_statistics(method, variables))
   rows = []
-  by_name = {'/'.join(path[:-1]): w for path, w in kernels.items()}
-  for name in flops or by_name:  # FLOPs come in the order of use
-    w = by_name[name]
+  for name in flops or weights:  # FLOPs come in the order of use
+    w = weights[name]
     threshold = statistics['threshold'].get(name)
     rows.append(
       Layer(
@@ -228,9 +223,8 @@ def layer_statistics(
   1
   """
   nonzero = {
-    '/'.join(path[:-1]): jnp.sum(w != 0, dtype=jnp.uint32)
-    for path, w in named_leaves(effective_params(method, variables)).items()
-    if is_kernel(path, w)
+    name: jnp.sum(w != 0, dtype=jnp.uint32)
+    for name, w in kernels(effective_params(method, variables)).items()
   }
   threshold = {}
   if method is not None:

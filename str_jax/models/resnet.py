@@ -8,12 +8,12 @@ from flax import linen as nn
 from str_jax.models.base import ImageClassifier, Layer
 
 
-class BasicBlock(nn.Module):
-  """Two 3x3 convolutions beside a shortcut.
+class _Block(nn.Module):
+  """What the blocks share.
 
   Attributes:
-    width: Channels of the convolutions.
-    stride: Of the first convolution.
+    width: Channels of the block's 3x3 convolutions.
+    stride: Of one 3x3 convolution; a basic block's first.
     conv: Class of the convolutions.
     norm: Class of the norms, given `use_running_average`.
   """
@@ -22,6 +22,10 @@ class BasicBlock(nn.Module):
   stride: int
   conv: Layer
   norm: Layer
+
+
+class BasicBlock(_Block):
+  """Two 3x3 convolutions beside a shortcut."""
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -34,20 +38,11 @@ class BasicBlock(nn.Module):
     return nn.relu(y + _shortcut(self, x, self.width))
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(_Block):
   """1x1, 3x3 and 1x1 convolutions beside a shortcut; the 3x3 has the stride.
 
-  Attributes:
-    width: Channels of the first two convolutions; the last has four times it.
-    stride: Of the 3x3 convolution.
-    conv: Class of the convolutions.
-    norm: Class of the norms, given `use_running_average`.
+  The last has four times the channels of the others.
   """
-
-  width: int
-  stride: int
-  conv: Layer
-  norm: Layer
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -62,9 +57,7 @@ class Bottleneck(nn.Module):
     return nn.relu(y + _shortcut(self, x, 4 * self.width))
 
 
-def _shortcut(
-  block: BasicBlock | Bottleneck, x: jax.Array, features: int
-) -> jax.Array:
+def _shortcut(block: _Block, x: jax.Array, features: int) -> jax.Array:
   """x itself, or a 1x1 convolution and a norm where the shape changes."""
   if block.stride == 1 and x.shape[-1] == features:
     return x

@@ -50,7 +50,7 @@ def parse(args: Sequence[str]) -> list[str]:
     rest = flags.FLAGS([a for a in args if a not in overrides])
   except flags.Error as error:
     fail(
-      f'{_one_line(error)}; the flags are --config, --config.FIELD and '
+      f'{one_line(error)}; the flags are --config, --config.FIELD and '
       '--workdir.'
     )
   if len(rest) > 1:
@@ -81,7 +81,7 @@ def run(spec: str, overrides: Sequence[str], workdir: str | None) -> None:
   except _USER_ERRORS as error:
     if os.environ.get('STR_JAX_TRACEBACK'):
       raise
-    fail(_one_line(error))
+    fail(one_line(error))
 
 
 def load_config(
@@ -256,7 +256,8 @@ def _numbers(text: str) -> tuple[float, ...]:
   return tuple(_number(n) for n in inside.split(',')) if inside else ()
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+  """An error's message without its line breaks."""
   return ' '.join(str(error).split()) or type(error).__name__
 
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 import str_jax
 from str_jax.methods import Method
-from str_jax.paths import COLLECTION
+from str_jax.paths import COLLECTION, THRESHOLD
 from str_jax.training import checkpoint, records
 from str_jax.training import plan as plans
 
@@ -101,7 +101,7 @@ def method_of(config: Any, variables: dict[str, Any]) -> Method | None:
     The method of the phase that the checkpoint is from.
   """
   has_thresholds = COLLECTION in variables or any(
-    path[-1] == 'kernel_threshold'
+    path[-1] == THRESHOLD
     for path in traverse_util.flatten_dict(variables['params'])
   )
   return plans.method(config.method) if has_thresholds else None

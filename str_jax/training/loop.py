@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import pathlib
 import signal
 import time
@@ -12,10 +11,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from str_jax import data
-from str_jax.paths import is_kernel, named_leaves
+from str_jax.paths import kernels
 from str_jax.training import checkpoint, finish, init_from, records, workdir
 from str_jax.training import plan as plans
 from str_jax.training import stage as stages
@@ -199,7 +197,7 @@ class Run:
     self.check_finite(state)
     statistics = jax.device_get(stage.statistics(state.variables))
     nonzero = {k: int(v) for k, v in statistics['nonzero'].items()}
-    sizes = self.sizes(stage)
+    sizes = {k: w.size for k, w in kernels(state.variables['params']).items()}
     log.train(
       {
         'step': step,
@@ -261,15 +259,6 @@ class Run:
         'schedule.learning_rate, lengthen the warm-up or set '
         'optimizer.clip_norm.'
       )
-
-  def sizes(self, stage: Stage) -> dict[str, int]:
-    """Number of weights by layer."""
-    params = stage.target.variables['params']
-    return {
-      '/'.join(path[:-1]): math.prod(np.shape(w))
-      for path, w in named_leaves(params).items()
-      if is_kernel(path, w)
-    }
 
 
 class _Interrupt:

@@ -44,7 +44,6 @@ class Log:
       str(workdir / 'tensorboard'), purge_step=start_step + 1
     )
     self._batch_size = batch_size
-    self._total_steps = total_steps
     self._earlier = kept[-1]['seconds'] if kept else 0.0
     self._began = self._last = time.perf_counter()
     self._last_step = start_step

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from str_jax import lowering as lowerings
 from str_jax import methods, models, optim
 from str_jax.methods import Method
 from str_jax.training import fields
@@ -149,9 +150,10 @@ def model(config: Any, num_classes: int, method: Method | None) -> Any:
     raise ValueError(
       f'model.dtype must be one of {", ".join(_DTYPES)}, got {dtype!r}.'
     )
-  if lowering not in ('auto', 'xla', 'cpu'):
+  known = ('auto', *lowerings.NAMES)
+  if lowering not in known:
     raise ValueError(
-      f'model.lowering must be one of auto, xla, cpu, got {lowering!r}.'
+      f'model.lowering must be one of {", ".join(known)}, got {lowering!r}.'
     )
   if lowering == 'auto':
     # The CPU's own convolutions hold loops over the batch, which shard badly.

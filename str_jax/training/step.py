@@ -39,14 +39,7 @@ def make_train_step(
   Returns:
     A function from state and batch to the next state; metrics are summed up
     in the state.
-
-  Raises:
-    ValueError: label_smoothing outside [0, 1).
   """
-  if not 0 <= label_smoothing < 1:
-    raise ValueError(
-      f'label_smoothing must lie in [0, 1), got {label_smoothing}.'
-    )
   normalize = _normalizer(dataset)
 
   def loss_fn(
