@@ -1,4 +1,4 @@
-"""ResNet-20 on CIFAR-10: ten epochs to look at, or the full recipe of ST-3.
+"""ResNet-20 on CIFAR-10: ten epochs to look at, or the papers' full recipes.
 
 python main.py --config=configs/cifar10.py:st3-90 --config.data_dir=DIR
 
@@ -14,73 +14,47 @@ on one busy core (benchmarks/results/cifar10.json):
                 79.72% with 90.45% zeros
   st3           91% zeros: 80.64%
   st3-P, st3_sigma-P    P zeros in %: 80, 90, 95, 98 or 99
+  gmp, dnw, feather     91% zeros; with a budget that a run has learned:
 
-The recipe of ST-3 (WACV 2023, the authors' released configs/cifar10.toml):
+python -m str_jax report --budget=b.csv DIR
+python main.py --config=configs/cifar10.py:gmp --config.method.budget=b.csv
+
+The papers' recipes, ST-3's (WACV 2023, the authors' configs/cifar10.toml) and:
 
   dense-paper
   st3-P-paper, st3_sigma-P-paper
+  feather-P-paper       Feather's (BMVC 2023), P zeros in %: 90, 95, 98 or 99
+  imp           iterative magnitude pruning, a run of 160 epochs and ten more
+                that each prune 20% of the weights left, to 89.26% zeros, the
+                learning rate rewound to the start
+  imp-weights   the same with the weights rewound to their values at step 2,000
 
-160 epochs, SGD with 0.1 and momentum 0.9, a tenth of it from epochs 80 and
-120, batch 128, decay 1e-4 on the weights of convolutions and classifier only,
-gradients clipped to norm 3, pruning from epoch 5 to 80, then 10 epochs of
-fine-tuning with the zeros frozen. BatchNorm keeps 0.99 of its averages a step
-(see configs/recipes.py). Not run here at full length.
+160 epochs and 10 of fine-tuning, see configs/recipes.py; not run here at full
+length.
 """
 
-from configs import common
+from configs import common, recipes
 
-SPARSITIES = {'80': 0.8, '90': 0.9, '95': 0.95, '98': 0.98, '99': 0.99}
-
-_STR = {
-  'method.name': 'str',
-  'method.init_value': -10.0,
-  'optimizer.weight_decay': 1.7e-3,
-}
-_ST3 = {'method.start_epochs': 1.0, 'method.end_epochs': 6.0}
-
-_PAPER = {
-  'total_epochs': 160.0,
-  'optimizer.weight_decay': 1e-4,
-  'optimizer.clip_norm': 3.0,
-  'schedule.name': 'multistep',
-  'schedule.boundaries_epochs': (80.0, 120.0),
-  'schedule.factor': 0.1,
-  'schedule.warmup_epochs': 0.0,
-  'model.norm_momentum': 0.99,
-}
-_ST3_PAPER = _PAPER | {
-  'method.start_epochs': 5.0,
-  'method.end_epochs': 80.0,
-  'method.finetune_epochs': 10.0,
-}
-
-_SPARSE = {
-  f'{method}-{percent}': {'method.name': method, 'method.sparsity': sparsity}
-  for method in ('st3', 'st3_sigma')
-  for percent, sparsity in SPARSITIES.items()
+_IMP = recipes.CIFAR_PAPER | {
+  'imp.rounds': 10,
+  'imp.sparsity': 1 - 0.8**10,
 }
 
 VARIANTS = {
   'dense': {'method.name': 'dense'},
-  'str': _STR,
-  'st3': _ST3 | {'method.name': 'st3', 'method.sparsity': 0.91},
-  **{name: _ST3 | fields for name, fields in _SPARSE.items()},
-  'dense-paper': _PAPER | {'method.name': 'dense'},
-  **{f'{name}-paper': _ST3_PAPER | f for name, f in _SPARSE.items()},
+  'str': recipes.CIFAR_STR,
+  **{
+    name: recipes.CIFAR_PRUNING | {'method.name': name, 'method.sparsity': 0.91}
+    for name in ('st3', 'gmp', 'feather')
+  },
+  'dnw': {'method.name': 'dnw', 'method.sparsity': 0.91},
+  'imp': _IMP,
+  'imp-weights': _IMP | {'imp.rewind_steps': 2000},
+  **recipes.cifar_st3(),
+  **recipes.cifar_feather(),
 }
 
 
 def get_config(variant: str | None = None) -> common.ConfigDict:
-  config = common.get_config()
-  config.name = 'cifar10'
-  config.dataset = 'cifar10'
-  config.validation = 5000
-  config.batch_size = 128
-  config.total_epochs = 10.0
-  config.model.name = 'resnet20'
-  config.optimizer.weight_decay = 5e-4
-  config.schedule.learning_rate = 0.1
-  config.schedule.warmup_epochs = 0.5
-  config.log_every_steps = 44
-  config.eval_every_epochs = 1.0
+  config = recipes.cifar('cifar10', 'resnet20')
   return common.with_variant(config, variant, VARIANTS, default='str')

@@ -46,6 +46,11 @@ def get_config() -> ConfigDict:
   config.model.init = 'fan_in'  # or 'fan_out'
   config.model.density = 1.0  # scales the fan of the initialisation
   config.model.norm_momentum = 0.9
+  config.model.dropout = placeholder(float)  # of wide resnets
+  config.model.hidden = placeholder(int)  # of fastgrnn, see there
+  config.model.w_rank = placeholder(int)
+  config.model.u_rank = placeholder(int)
+  config.model.gated = placeholder(bool)
 
   config.method = ConfigDict()
   config.method.name = 'dense'
@@ -54,28 +59,48 @@ def get_config() -> ConfigDict:
   config.method.granularity = placeholder(str)
   config.method.slope = placeholder(float)
   config.method.sparsity = placeholder(float)
+  config.method.budget = placeholder(str)  # a name, or FILE.csv
+  config.method.cost = placeholder(str)  # 'weights', or 'flops', of a zero
   config.method.rescale = placeholder(bool)
   config.method.hard = placeholder(bool)
+  config.method.gradient = placeholder(str)
+  config.method.gradient_scale = placeholder(float)
+  config.method.hold = placeholder(str)  # sparsity rises by 'step' or 'epoch'
   config.method.start_steps = placeholder(int)
   config.method.start_epochs = placeholder(float)
   config.method.end_steps = placeholder(int)
   config.method.end_epochs = placeholder(float)
-  # After the training: zeros are frozen, and the rest trains on.
+  # From this step on: zeros are frozen, and the rest trains on as scheduled.
+  config.method.freeze_steps = placeholder(int)
+  config.method.freeze_epochs = placeholder(float)
+  # After the training: zeros are frozen, and the rest trains on, at a rate of
+  # its own, or on the schedule from the step rewound to until its end.
   config.method.finetune_steps = placeholder(int)
   config.method.finetune_epochs = placeholder(float)
   config.method.finetune_learning_rate = placeholder(float)
+  config.method.rewind_steps = placeholder(int)
+  config.method.rewind_epochs = placeholder(float)
+
+  # Iterative magnitude pruning: a dense run, then rounds that each prune an
+  # equal share of the weights left and train again (str_jax/training/imp.py).
+  config.imp = ConfigDict()
+  config.imp.rounds = 0  # after the dense one; 0: off
+  config.imp.sparsity = placeholder(float)  # after the last round
+  config.imp.rewind_steps = placeholder(int)  # weights go back to this step
+  config.imp.rewind_epochs = placeholder(float)  # both None: only the rate
 
   config.optimizer = ConfigDict()
   config.optimizer.name = 'sgd'
   config.optimizer.momentum = 0.9
   config.optimizer.nesterov = False
-  config.optimizer.b1 = 0.9  # of adamw
+  config.optimizer.b1 = 0.9  # of adam and adamw
   config.optimizer.b2 = 0.999
   config.optimizer.eps = 1e-8
   config.optimizer.clip_norm = placeholder(float)
   config.optimizer.coupled = True  # decay joins the gradient, as in PyTorch
   config.optimizer.weight_decay = 0.0
   config.optimizer.threshold_decay = placeholder(float)  # else weight_decay
+  config.optimizer.dense_decay = placeholder(float)  # kernels without one
   config.optimizer.norm_decay = placeholder(float)
   config.optimizer.bias_decay = placeholder(float)
 
@@ -93,6 +118,8 @@ def get_config() -> ConfigDict:
   config.eval_every_epochs = placeholder(float)
   config.checkpoint_every_steps = placeholder(int)
   config.checkpoint_every_epochs = placeholder(float)
+  config.checkpoint_keep_steps = placeholder(int)  # a step whose one stays
+  config.checkpoint_keep_epochs = placeholder(float)
   config.lock()
   return config
 

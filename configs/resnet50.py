@@ -22,6 +22,15 @@ and appendix of the paper; top-1 in %, multiply-adds).
                               str-98.98  51.82   47M
                               str-99.10  50.35   44M
 
+Its baselines, uniform over the layers, and with the budget that the STR
+network of that sparsity learned (str_jax/published):
+
+  gmp-90     73.91         dnw-90     74.00
+  gmp-95     70.59         dnw-95     68.30
+  gmp-98     57.90         dnw-98     58.20
+  gmp-str-90.23  74.13     dnw-str-90.23  74.01
+  gmp-str-98.05  59.47     dnw-str-94.80  69.72
+
 ST-3 reaches the sparsity that is asked for (results table in the README of
 the authors' code).
 
@@ -32,6 +41,9 @@ the authors' code).
   st3-96.5   73.31   351M     st3_sigma-96.5  72.62  167M
   st3-98     70.46   220M     st3_sigma-98    69.75  116M
   st3-99     63.88   120M     st3_sigma-99    63.25   69M
+
+st3-80-rewind and so on: 100 epochs more with the zeros frozen, the learning
+rate as in the first 100 (--config.method.rewind_epochs=0 for the others).
 
 Not run here at full length.
 """
@@ -56,6 +68,13 @@ STR_ROWS = {  # zeros in %: weight decay, s at the start
   '98.98': (8.551757813e-5, -12800.0),
   '99.10': (9.051757813e-5, -12800.0),
 }
+BASELINE_ROWS = {'90': 0.9, '95': 0.95, '98': 0.98}
+BUDGET_ROWS = (
+  ('gmp', '90.23'),
+  ('gmp', '98.05'),
+  ('dnw', '90.23'),
+  ('dnw', '94.80'),
+)
 ST3_ROWS = {
   '80': 0.8,
   '90': 0.9,
@@ -68,10 +87,25 @@ ST3_ROWS = {
 VARIANTS = {
   'dense': recipes.str_dense(3.0517578125e-5),
   **{f'str-{k}': recipes.str_sparse(*row) for k, row in STR_ROWS.items()},
+  **{
+    f'{method}-{k}': recipes.str_baseline(method, sparsity=sparsity)
+    for method in ('gmp', 'dnw')
+    for k, sparsity in BASELINE_ROWS.items()
+  },
+  **{
+    f'{method}-str-{k}': recipes.str_baseline(
+      method, budget=f'str-resnet50-{k}'
+    )
+    for method, k in BUDGET_ROWS
+  },
   'st3-dense': recipes.st3_dense(),
   **{
     f'{method}-{k}': recipes.st3_sparse(method, sparsity)
     for method in ('st3', 'st3_sigma')
+    for k, sparsity in ST3_ROWS.items()
+  },
+  **{
+    f'st3-{k}-rewind': recipes.st3_rewound(sparsity)
     for k, sparsity in ST3_ROWS.items()
   },
 }

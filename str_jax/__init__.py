@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
   from str_jax import (
+    budgets,
+    compaction,
     flops,
     functional,
+    interop,
     methods,
     models,
     nn,
@@ -31,8 +34,11 @@ if TYPE_CHECKING:
 __version__ = '0.1.0'
 
 _MODULES = (
+  'budgets',
+  'compaction',
   'flops',
   'functional',
+  'interop',
   'methods',
   'models',
   'nn',
@@ -54,11 +60,14 @@ _FUNCTIONS = {
 
 __all__ = [
   'add_thresholds',
+  'budgets',
+  'compaction',
   'effective_params',
   'flops',
   'freeze',
   'functional',
   'hard_threshold',
+  'interop',
   'methods',
   'models',
   'nn',

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 
-from str_jax.training.flags import fail, one_line
+from str_jax.training.console import outlive_terminal, user_errors
 
 COMMANDS = ('evaluate', 'prepare', 'report')
 
@@ -18,7 +19,9 @@ def main(arguments: list[str] | None = None) -> None:
   """
   parser = argparse.ArgumentParser(prog='python -m str_jax', description=None)
   subparsers = parser.add_subparsers(dest='command', required=True)
-  for name in COMMANDS:
+  arguments = sys.argv[1:] if arguments is None else arguments
+  asked = [name for name in COMMANDS if name in arguments[:1]]
+  for name in asked or COMMANDS:  # each has imports of its own
     module = importlib.import_module(f'str_jax.commands.{name}')
     subparser = subparsers.add_parser(
       name, help=module.__doc__, description=module.__doc__
@@ -26,11 +29,10 @@ def main(arguments: list[str] | None = None) -> None:
     module.add_arguments(subparser)
     subparser.set_defaults(run=module.run)
   args = parser.parse_args(arguments)
-  try:
+  with user_errors():
     args.run(args)
-  except (ValueError, OSError) as error:
-    fail(one_line(error))
 
 
 if __name__ == '__main__':
+  outlive_terminal()
   main()

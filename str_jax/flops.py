@@ -1,10 +1,11 @@
 """Multiply-adds of each layer, read off the model itself.
 
 The model's call is traced abstractly, and the data flow of the trace is
-followed from the input and from every kernel: where the two meet in a
-convolution, a dot product or a product, the multiply-adds are that kernel's
-layer's. So a kernel may be thresholded on its way, and a convolution written
-as something else. Nothing is computed and no table of layers is kept.
+followed from the input and from every kernel, with the other parameters of
+its layer: where the two meet in a convolution, a dot product or a product, the
+multiply-adds are that layer's. So a kernel may be thresholded on its way, and
+a convolution written as something else. Nothing is computed and no table of
+layers is kept.
 """
 
 from __future__ import annotations
@@ -72,11 +73,13 @@ def count(
     lambda x: model.init(jax.random.key(0), x, **kwargs), x
   )
   trace = jax.make_jaxpr(lambda v, x: model.apply(v, x, **kwargs))(variables, x)
+  leaves = named_leaves(variables)
+  layers = {path[:-1] for path, leaf in leaves.items() if is_kernel(path, leaf)}
   origins = [
     frozenset({'/'.join(path[1:-1])})
-    if path[0] == 'params' and is_kernel(path, leaf)
+    if path[0] == 'params' and path[:-1] in layers
     else _NOTHING
-    for path, leaf in named_leaves(variables).items()
+    for path in leaves
   ]
   _, counts = _follow(trace.jaxpr, [*origins, _INPUT])
   unused = sorted(_NOTHING.union(*origins) - set(counts))

@@ -55,6 +55,7 @@ def decay(
   norms: float | None = None,
   biases: float | None = None,
   *,
+  dense_kernels: float | None = None,
   coupled: bool = True,
   learning_rate: optax.ScalarOrSchedule = 1.0,
 ) -> optax.GradientTransformation:
@@ -73,6 +74,8 @@ def decay(
     thresholds: rate of the learned thresholds.
     norms: rate of ``scale``, and of the ``bias`` beside one.
     biases: rate of every other ``bias``.
+    dense_kernels: rate of the kernels without a learned threshold beside
+      them; None is that of the others.
     coupled: whether decay is added to the gradient or taken from the
       parameter.
     learning_rate: the chain's own, for decoupled decay only.
@@ -95,13 +98,21 @@ def decay(
   ([0.20000000298023224], [0.0])
   """
   rates = dict(zip(KINDS, (kernels, thresholds, norms, biases)))
+  rates['dense_kernels'] = dense_kernels
   for kind, rate in rates.items():
     if rate is not None and not rate >= 0:
       raise ValueError(f'the decay of {kind} must be 0 or more, got {rate}.')
 
+  def kind_here(path: Path, paths: set[Path]) -> str | None:
+    kind = kind_of(path, paths)
+    learned = path[:-1] + (THRESHOLD,) in paths
+    if kind == 'kernels' and dense_kernels is not None and not learned:
+      return 'dense_kernels'
+    return kind
+
   def init(params: Any) -> optax.ScaleByScheduleState:
     paths = set(named_leaves(params))
-    found = {kind_of(path, paths) for path in paths}
+    found = {kind_here(path, paths) for path in paths}
     for kind, rate in rates.items():
       if rate and kind not in found:
         raise ValueError(
@@ -122,7 +133,7 @@ def decay(
     )
 
     def add(path: tuple[Any, ...], u: jax.Array, p: jax.Array) -> jax.Array:
-      rate = rates.get(kind_of(path_names(path), paths) or '')
+      rate = rates.get(kind_here(path_names(path), paths) or '')
       if not rate:
         return u
       factor = rate if coupled else -step_size * rate
@@ -169,3 +180,66 @@ def keep_zeros() -> optax.GradientTransformation:
     return jax.tree_util.tree_map_with_path(mask, updates, params), state
 
   return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+
+
+def tie_thresholds(
+  inner: optax.GradientTransformation | None = None,
+) -> optax.GradientTransformation:
+  r"""Trains all learned thresholds as one, of which every layer has a copy.
+
+  .. math:: u_l \leftarrow \sum_j u_j \quad \text{for every threshold } s_l
+
+  The gradient of a shared number is the sum of its copies' gradients. Put it
+  first in a chain; equal copies then stay equal.
+
+  Args:
+    inner: runs before the sum is handed out, while it is counted once:
+      clipping by the global norm, say.
+
+  Returns:
+    A transformation.
+
+  STR (ICML 2020), its global threshold (STR-GS).
+
+  >>> import jax.numpy as jnp
+  >>> layer = {'kernel': jnp.ones(1), 'kernel_threshold': jnp.ones(1)}
+  >>> tx = tie_thresholds()
+  >>> updates = {'a': layer, 'b': layer}
+  >>> updates, _ = tx.update(updates, tx.init(updates))
+  >>> updates['b']['kernel'].tolist(), updates['b']['kernel_threshold'].tolist()
+  ([1.0], [2.0])
+  """
+  inner = inner or optax.identity()
+
+  def shared(updates: Any) -> dict[Path, jax.Array]:
+    leaves = named_leaves(updates)
+    paths = set(leaves)
+    copies = {
+      p: u for p, u in leaves.items() if kind_of(p, paths) == 'thresholds'
+    }
+    if not copies:
+      raise ValueError(
+        'thresholds are to be tied, but none of the parameters is one: leave '
+        'tie_thresholds out, or add them with str_jax.add_thresholds.'
+      )
+    return copies
+
+  def put(updates: Any, new: dict[Path, jax.Array]) -> Any:
+    return jax.tree_util.tree_map_with_path(
+      lambda path, u: new.get(path_names(path), u), updates
+    )
+
+  def total(copies: dict[Path, jax.Array]) -> jax.Array:
+    return jnp.stack([jnp.sum(u) for u in copies.values()]).sum()
+
+  def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    copies = shared(updates)
+    first, *others = copies
+    alone = {first: jnp.full_like(copies[first], total(copies))}
+    alone |= {path: jnp.zeros_like(copies[path]) for path in others}
+    updates, state = inner.update(put(updates, alone), state, params)
+    copies = shared(updates)
+    sums = {p: jnp.full_like(u, total(copies)) for p, u in copies.items()}
+    return put(updates, sums), state
+
+  return optax.GradientTransformation(inner.init, update)

@@ -8,7 +8,7 @@ weights one scalar a pass crosses devices.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -37,8 +37,8 @@ def kth_magnitude(
     weights: a pytree of float arrays of any shapes, float32, bfloat16 or
       float16, sharded or not.
     k: rank from 1 to the number of weights (of uses, where given); 0 or less
-      gives 0. A Python int is exact to any size; a traced integer up to
-      2**31 - 1; a traced float to float32's precision.
+      gives 0. A Python int is exact to any size, and so is a :func:`rank`; a
+      traced integer up to 2**31 - 1; a traced float to float32's precision.
     uses: for each leaf, in the order of ``jax.tree.leaves``, how often each
       of its weights counts (its multiply-adds, say); 1 by default.
     scales: for each leaf, the factor its own threshold has over c, a
@@ -60,24 +60,67 @@ def kth_magnitude(
   leaves = _leaves(weights)
   uses = _per_leaf('uses', uses, leaves, 1)
   scales = _per_leaf('scales', scales, leaves, 1.0)
-  wanted = _to_limbs(k)
+  wanted = rank(k)
 
-  def reaches(bits: jax.Array) -> jax.Array:
-    c = jax.lax.bitcast_convert_type(bits, jnp.float32)
+  def reaches(c: jax.Array) -> jax.Array:
     return ~_less(_weighted_total(_counts(leaves, c, scales), uses), wanted)
+
+  return _smallest(reaches, ())
+
+
+def kth_magnitudes(weights: Any, ks: Sequence[int] | jax.Array) -> jax.Array:
+  r"""The k-th smallest magnitude of each array by itself, exactly.
+
+  .. math:: t_l = \min \{ t \ge 0 : \#\{ i : |w_{l,i}| \le t \} \ge k_l \}
+
+  All are found in the same 31 passes.
+
+  Args:
+    weights: a pytree of n float arrays, as in :func:`kth_magnitude`, of less
+      than 2**32 weights each.
+    ks: n integer ranks, one for each leaf in the order of
+      ``jax.tree.leaves``; 0 gives 0.
+
+  Returns:
+    The magnitudes, float32 of shape (n,); infinity where k exceeds the size.
+
+  Raises:
+    ValueError: no weights, or ks of another length.
+
+  >>> import jax.numpy as jnp
+  >>> weights = [jnp.array([0.5, -3.0]), jnp.array([-2.0, 1.0])]
+  >>> kth_magnitudes(weights, [2, 1]).tolist()
+  [3.0, 1.0]
+  """
+  leaves = _leaves(weights)
+  wanted = jnp.asarray(_per_leaf('ks', ks, leaves, 0), jnp.uint32)
+
+  def reaches(t: jax.Array) -> jax.Array:
+    return jnp.stack(_counts(leaves, t, (1.0,) * len(leaves))) >= wanted
+
+  return _smallest(reaches, wanted.shape)
+
+
+def _smallest(
+  reaches: Callable[[jax.Array], jax.Array], shape: tuple[int, ...]
+) -> jax.Array:
+  """The smallest non-negative float32 that reaches, for each element."""
+
+  def to_float(bits: jax.Array) -> jax.Array:
+    return jax.lax.bitcast_convert_type(bits, jnp.float32)
 
   def halve(bracket: tuple[jax.Array, jax.Array]):
     low, high = bracket
     middle = low + (high - low) // 2
-    enough = reaches(middle)
+    enough = reaches(to_float(middle))
     return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
 
   _, bits = jax.lax.while_loop(
-    lambda bracket: bracket[0] < bracket[1],
+    lambda bracket: jnp.any(bracket[0] < bracket[1]),
     halve,
-    (jnp.int32(0), jnp.int32(_INF_BITS)),
+    (jnp.zeros(shape, jnp.int32), jnp.full(shape, _INF_BITS, jnp.int32)),
   )
-  return jax.lax.bitcast_convert_type(bits, jnp.float32)
+  return to_float(bits)
 
 
 def count_up_to(
@@ -177,10 +220,14 @@ def _per_leaf(name: str, values: Any, leaves: list, default: Any) -> Sequence:
 def _counts(
   leaves: list[jax.Array], c: jax.Array, scales: Sequence[float]
 ) -> list[jax.Array]:
-  """How many weights of each leaf c zeroes, by the forward's comparison."""
+  """How many weights of each leaf c zeroes, by the forward's comparison.
+
+  c is one number, or one for each leaf.
+  """
+  cs = jnp.broadcast_to(c, (len(leaves),))
   return [
-    jnp.sum(~functional.above(w, c * np.float32(s)), dtype=jnp.uint32)
-    for w, s in zip(leaves, scales)
+    jnp.sum(~functional.above(w, cs[i] * np.float32(s)), dtype=jnp.uint32)
+    for i, (w, s) in enumerate(zip(leaves, scales))
   ]
 
 
@@ -188,10 +235,25 @@ def _counts(
 # of float32, so they are kept as base-2**16 digits, lowest first.
 
 
-def _to_limbs(k: int | jax.Array) -> jax.Array:
+def rank(k: int | jax.Array) -> jax.Array:
+  """A rank as :func:`kth_magnitude` takes it, exact to any size.
+
+  Ranks of one form can be chosen between under jit.
+
+  Args:
+    k: as in :func:`kth_magnitude`; a rank is returned as it is.
+
+  Returns:
+    The digits of k in base 2**16, lowest first, uint32 of shape (5,).
+
+  >>> rank(4_089_184_256).tolist()
+  [0, 62396, 0, 0, 0]
+  """
   if isinstance(k, (int, np.integer)):
     digits = [(max(int(k), 0) >> 16 * i) & 0xFFFF for i in range(_LIMBS)]
     return jnp.array(digits, jnp.uint32)
+  if k.ndim:
+    return k
   k = jnp.maximum(k, jnp.zeros_like(k))
   if jnp.issubdtype(k.dtype, jnp.integer):
     k = k.astype(jnp.uint32)

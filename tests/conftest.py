@@ -20,11 +20,19 @@ METHODS = {
   'str_exp_filter': methods.create(
     'str', init_value=-4.0, g='exp', granularity='filter', slope=2.0
   ),
+  'str_weight': methods.create('str', init_value=-3.0, granularity='weight'),
+  'str_global': methods.create('str', init_value=-3.0, granularity='global'),
   'st3': methods.create('st3', sparsity=0.8, end_step=4),
   'st3_hard': methods.create(
     'st3', sparsity=0.8, end_step=4, hard=True, rescale=False
   ),
   'st3_sigma': methods.create('st3_sigma', sparsity=0.8, end_step=4),
+  'feather': methods.create('feather', sparsity=0.8, end_step=4),
+  'gmp': methods.create('gmp', sparsity=0.8, end_step=4),
+  'gmp_straight': methods.create(
+    'gmp', sparsity=0.8, end_step=4, gradient='straight', budget='global'
+  ),
+  'dnw': methods.create('dnw', sparsity=0.8, budget='erk'),
   'frozen': methods.create('frozen'),
 }
 

@@ -1,7 +1,7 @@
 """Multiply-adds: the papers' figures, and cases computed by hand."""
 
 import csv
-import pathlib
+from importlib import resources
 
 import flax.linen as nn
 import jax
@@ -9,36 +9,11 @@ import jax.numpy as jnp
 import pytest
 
 import str_jax.nn
-from str_jax import flops, methods, models
-from str_jax.paths import named_leaves
+from benchmarks import flops as benchmark
+from str_jax import budgets, flops, methods, models
+from str_jax.paths import kernels
 
-GOLDEN = pathlib.Path(__file__).parent / 'golden'
-# FLOPs in millions of the 16 ResNet50s in STR's Table 1 and appendix.
-PUBLISHED = {
-  '79.55': 766,
-  '81.27': 705,
-  '87.7': 402,
-  '90.23': 343,
-  '90.55': 341,
-  '94.8': 182,
-  '95.03': 159,
-  '95.15': 162,
-  '96.11': 127,
-  '96.53': 117,
-  '97.78': 80,
-  '98.05': 73,
-  '98.22': 68,
-  '98.79': 54,
-  '98.98': 47,
-  '99.1': 44,
-}
-
-
-@pytest.fixture(scope='module')
-def released():
-  with open(GOLDEN / 'str_resnet50.csv', encoding='utf-8') as file:
-    next(file)  # the line that names the source
-    return list(csv.DictReader(file))
+FIGURES = benchmark.figures()  # of the 16 ResNet50s in STR's tables
 
 
 @pytest.fixture(scope='module')
@@ -51,35 +26,39 @@ def resnet50_counts(resnet50):
   return flops.count(resnet50, (224, 224, 3))
 
 
-def test_resnet50_equals_the_authors_layer_by_layer(
-  released, resnet50, resnet50_counts
-):
+@pytest.fixture(scope='module')
+def weights(resnet50):
   params = jax.eval_shape(
     resnet50.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3))
   )['params']
-  sizes = {'/'.join(p): w.size for p, w in named_leaves(params).items()}
-  ours = [(sizes[f'{layer}/kernel'], n) for layer, n in resnet50_counts.items()]
-  assert ours == [(int(r['weights']), int(r['dense_flops'])) for r in released]
-  assert sum(resnet50_counts.values()) == 4_089_184_256
-  names = list(resnet50_counts)
-  assert names[0] == 'stem'
-  assert names[1:5] == [
-    f'stage1_block1/{layer}'
-    for layer in ('conv1', 'conv2', 'conv3', 'shortcut')
+  return {layer: w.size for layer, w in kernels(params).items()}
+
+
+def test_resnet50_equals_the_authors_layer_by_layer(weights, resnet50_counts):
+  ours = [(layer, weights[layer], n) for layer, n in resnet50_counts.items()]
+  file = resources.files('str_jax').joinpath('published', 'resnet50.csv')
+  released = csv.DictReader(file.read_text().splitlines())
+  assert ours == [
+    (row['layer'], int(row['weights']), int(row['dense_flops']))
+    for row in released
   ]
-  assert names[-1] == 'classifier'
+  assert sum(resnet50_counts.values()) == 4_089_184_256
 
 
-@pytest.mark.parametrize('sparsity', PUBLISHED)
-def test_learned_budgets_cost_what_was_published(
-  sparsity, released, resnet50_counts
-):
-  column = f'str_{sparsity}'
-  total = sum(
-    n * (1 - float(row[column]))
-    for n, row in zip(resnet50_counts.values(), released, strict=True)
-  )
-  assert total / 1e6 == pytest.approx(PUBLISHED[sparsity], abs=0.6)
+def test_learned_budgets_cost_what_was_published(weights, resnet50_counts):
+  assert len(FIGURES) == 16
+  for name, paper in FIGURES.items():
+    budget = budgets.load_published(name)
+    # Printed in whole millions, of budgets with four digits.
+    spread = 0.5 + 0.5e-4 * sum(resnet50_counts.values()) / 1e6
+    cost = benchmark.kept(resnet50_counts, budget)
+    assert cost == pytest.approx(paper['mflops'], abs=min(spread, 0.6)), name
+    left = benchmark.kept(weights, budget)
+    if name == 'str-resnet50-81.27':  # its 4.47M disagree with its 81.27%
+      assert left == pytest.approx((1 - 0.8127) * 25.502912, abs=0.005)
+    else:
+      # Two digits, of budgets with four.
+      assert left == pytest.approx(paper['params_millions'], abs=0.0063), name
 
 
 def test_mobilenet_v1():

@@ -149,12 +149,16 @@ def test_the_whole_ramp_compiles_once():
   ('name', 'settings', 'message'),
   [
     ('rigl', {}, "no method 'rigl'; the methods are dense, str, st3"),
-    ('st3', {}, 'st3 needs sparsity'),
+    ('st3', {}, 'ST3 needs sparsity'),
     ('st3', {'sparsity': 90}, r'in \[0, 1\), got 90'),
     ('st3', {'sparsity': 1.0}, r'in \[0, 1\), got 1.0'),
     ('st3', {'sparsity': 0.5, 'start_step': 3, 'end_step': 3}, 'end_step=3'),
     ('str', {'g': 'tanh'}, "one of sigmoid, exp, got 'tanh'"),
-    ('str', {'granularity': 'row'}, "one of layer, filter, got 'row'"),
+    (
+      'str',
+      {'granularity': 'row'},
+      "one of layer, filter, weight, global, got 'row'",
+    ),
     ('str', {'slope': 0.0}, 'slope above 0'),
     ('str', {'init': -5.0}, 'no setting init; it has init_value'),
     ('dense', {'sparsity': 0.9}, 'no setting sparsity; it has none'),

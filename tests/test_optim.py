@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from str_jax import optim
+from str_jax import methods, optim
 
 PARAMS = {
   'conv': {
@@ -35,6 +35,59 @@ def check(actual, expected):
     expected,
     is_leaf=lambda x: isinstance(x, (list, float)),
   )
+
+
+def test_tied_thresholds_are_one_parameter():
+  """Against the same number given to every layer: equal at every step."""
+  rng = np.random.default_rng(0)
+  kernels = {k: jnp.asarray(rng.normal(size=(4, 3)), 'f4') for k in 'abc'}
+  method = methods.create('str', init_value=-1.0, granularity='global')
+
+  def loss(kernels, thresholds):
+    return sum(
+      jnp.sum(jnp.sin(3 * method(w, thresholds[k])) ** 2)
+      for k, w in kernels.items()
+    )
+
+  def tied_loss(params):
+    leaves = {k: p['kernel'] for k, p in params.items()}
+    return loss(leaves, {k: p['kernel_threshold'] for k, p in params.items()})
+
+  def single_loss(params):
+    return loss(params['kernels'], dict.fromkeys('abc', params['s']))
+
+  clip = optax.clip_by_global_norm(0.5)
+  sgd = optax.sgd(0.1, momentum=0.9)
+  s = jnp.full((1, 1), -1.0)
+  tied = {k: {'kernel': w, 'kernel_threshold': s} for k, w in kernels.items()}
+  single = {'kernels': kernels, 's': s}
+  runs = [
+    (tied_loss, tied, optax.chain(optim.tie_thresholds(clip), sgd)),
+    (single_loss, single, optax.chain(clip, sgd)),
+  ]
+  ends = []
+  for fn, params, tx in runs:
+    state, step = tx.init(params), jax.jit(jax.grad(fn))
+    for _ in range(5):
+      updates, state = tx.update(step(params), state, params)
+      params = optax.apply_updates(params, updates)
+    ends.append(params)
+  tied, single = ends
+  assert abs(float(single['s'][0, 0]) + 1) > 0.01
+  for k in 'abc':
+    np.testing.assert_allclose(
+      tied[k]['kernel_threshold'], single['s'], rtol=1e-5
+    )
+    np.testing.assert_allclose(
+      tied[k]['kernel'], single['kernels'][k], rtol=1e-4, atol=1e-6
+    )
+
+
+def test_tying_wants_thresholds():
+  params = {'kernel': jnp.ones(2)}
+  tx = optim.tie_thresholds()
+  with pytest.raises(ValueError, match='none of the parameters is one'):
+    tx.update(params, tx.init(params))
 
 
 def test_each_kind_has_its_rate():
@@ -73,6 +126,26 @@ def test_decoupled_decay_equals_adamw():
     updates, state_b = theirs.update(g, state_b, b)
     b = optax.apply_updates(b, updates)
   np.testing.assert_allclose(a['kernel'], b['kernel'], rtol=1e-6)
+
+
+def test_dense_kernels_have_a_rate_of_their_own():
+  params = {
+    'gated': {'kernel': jnp.ones(1), 'kernel_threshold': jnp.full(1, -5.0)},
+    'dense': {'kernel': jnp.ones(1)},
+  }
+  zero = jax.tree.map(jnp.zeros_like, params)
+
+  def rates(**settings):
+    out = step(optim.decay(kernels=0.1, **settings), params, zero)
+    return [round(float(out[k]['kernel'][0]), 6) for k in ('gated', 'dense')]
+
+  assert rates() == rates(dense_kernels=None) == [0.1, 0.1]
+  assert rates(dense_kernels=0.0) == [0.1, 0.0]
+  assert rates(dense_kernels=0.3) == [0.1, 0.3]
+  with pytest.raises(ValueError, match='decay of dense_kernels must be 0 or'):
+    optim.decay(dense_kernels=-1.0)
+  with pytest.raises(ValueError, match='set for kernels, but none'):
+    optim.decay(kernels=0.1, dense_kernels=0.0).init(params['dense'])
 
 
 def test_thresholds_of_a_plain_pytree_are_a_kind_too():

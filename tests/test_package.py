@@ -5,6 +5,7 @@ import ast
 import importlib
 import itertools
 import json
+import operator
 import pathlib
 import re
 import runpy
@@ -28,16 +29,17 @@ PACKAGE = ROOT / 'str_jax'
 # From the ground up: a part imports what stands before it, and never what
 # stands after it.
 FLOORS = (
-  ('functional', 'lowering', 'paths', 'quantile'),
+  ('budgets', 'functional', 'lowering', 'paths', 'quantile'),
   ('methods',),
   ('variables', 'optim'),
   ('nn', 'flops', 'report'),
   ('models', 'data'),
+  ('compaction', 'interop'),
   ('training',),
   ('commands', '__main__'),
 )
 PARTS = list(itertools.chain(*FLOORS))
-LIGHT = [p for p in itertools.chain(*FLOORS[:5]) if p != 'data']
+LIGHT = [p for p in itertools.chain(*FLOORS[:6]) if p != 'data']
 HEAVY = {
   'grain',
   'orbax',
@@ -64,7 +66,18 @@ SURFACE = {
   'nn': ('Conv', 'ConvTranspose', 'Dense', 'DenseGeneral'),
   'flops': ('count',),
   'report': ('sparsity_report',),
+  'budgets': (
+    'uniform',
+    'erk',
+    'from_report',
+    'read_csv',
+    'write_csv',
+    'load_published',
+    'resolve',
+  ),
   'models': ('create', 'names'),
+  'compaction': ('ranks', 'compact'),
+  'interop.torch': ('from_state_dict', 'to_state_dict', 'BatchNorm'),
 }
 
 
@@ -106,7 +119,7 @@ import json, sys, time
 import jax, flax.linen, optax
 before = set(sys.modules)
 start = time.perf_counter()
-import str_jax, str_jax.nn, str_jax.models
+import str_jax, str_jax.nn, str_jax.models, str_jax.compaction
 seconds = time.perf_counter() - start
 for name in str_jax.__all__:
   getattr(str_jax, name)
@@ -206,7 +219,7 @@ def test_what_is_public_has_a_docstring(path):
 @pytest.mark.parametrize('module', SURFACE)
 def test_the_public_surface_shows_its_use(module):
   for name in SURFACE[module]:
-    doc = getattr(getattr(str_jax, module), name).__doc__
+    doc = operator.attrgetter(f'{module}.{name}')(str_jax).__doc__
     assert '>>> ' in doc, name
 
 

@@ -1,7 +1,6 @@
 """Evaluates a checkpoint of a run and prints accuracy and sparsity."""
 
 import argparse
-import contextlib
 import pathlib
 
 
@@ -32,16 +31,29 @@ def run(args: argparse.Namespace) -> None:
   from absl import logging
   from ml_collections import ConfigDict
 
-  from str_jax.training import finish, loop, records
+  from str_jax.training import finish, integrity, loop, records
 
   logging.set_verbosity(logging.WARNING)  # Orbax tells of every file
-  config = ConfigDict(records.read_json(args.directory / 'config.json'))
-  config.data_dir = args.data_dir or config.data_dir
-  config.eval_batch_size = args.batch_size or config.eval_batch_size
-  run = loop.Run(config, args.directory)
-  with contextlib.closing(run.checkpoints) as checkpoints:
-    step = checkpoints.find(args.checkpoint)
+  path = args.directory / 'config.json'
+  config = ConfigDict(records.read_json(path))
+  if args.data_dir is not None:
+    config.data_dir = args.data_dir
+  if args.batch_size is not None:
+    config.eval_batch_size = args.batch_size
+  try:
+    run = loop.Run(config, args.directory)
+  except AttributeError as error:
+    if not isinstance(error.args[0], KeyError):  # not for want of a field
+      raise
+    raise ValueError(
+      f'{path} lacks {error.args[0].args[0]}: restore it, or use the version '
+      'of str_jax that the run was made with.'
+    ) from error
+  step = run.checkpoints.find(args.checkpoint)
+  try:
     stage, state = run.restore(step)
+  except integrity.Damaged as error:
+    raise ValueError(f'{error} Name another by --checkpoint.') from error
   result = run.evaluate(stage, state.variables, args.split)
   layers = finish.sparsity_report(run, stage, state.variables)
   print(

@@ -60,7 +60,13 @@ def download(url: str, path: Path, md5: str) -> None:
   if path.exists():
     _check(path, md5)
     return
-  path.parent.mkdir(parents=True, exist_ok=True)
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise OSError(
+      f'the folder {path.parent} cannot be made ({error.strerror}): name '
+      'another --data_dir'
+    ) from error
   part = path.with_name(path.name + '.part')
   try:
     _fetch(url, part)

@@ -15,6 +15,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     type=pathlib.Path,
     help='also write the table by layer as Markdown',
   )
+  parser.add_argument(
+    '--budget',
+    type=pathlib.Path,
+    help='also write the sparsity of every layer as a budget, which another '
+    'run takes as --config.method.budget',
+  )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -24,7 +30,8 @@ def run(args: argparse.Namespace) -> None:
     FileNotFoundError: the folder is not that of a finished run.
     ValueError: a file of the run is damaged.
   """
-  from str_jax import report  # late: the other commands do not need them
+  # Late: the other commands do not need them.
+  from str_jax import budgets, report
   from str_jax.training import finish, page, records
 
   summary = records.read_json(args.directory / 'summary.json')
@@ -34,5 +41,7 @@ def run(args: argparse.Namespace) -> None:
     records.write_text(args.csv, layers.to_csv())
   if args.markdown:
     records.write_text(args.markdown, layers.to_markdown())
+  if args.budget:
+    budgets.write_csv(args.budget, budgets.from_report(layers))
   finish.show(summary)
   print(f'report: {path}')

@@ -1,4 +1,4 @@
-"""Image classification sets as batches of uint8 images, in a fixed order.
+"""Classification sets as batches of images or sequences, in a fixed order.
 
 Imports no jax, and nothing at all until a name is asked for: Grain's worker
 processes import this package each time they start.

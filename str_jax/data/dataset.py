@@ -12,6 +12,7 @@ from str_jax.data.sources import Arrays, Fake, Source, Subset
 _GENERIC_MEAN, _GENERIC_STD = 127.5, 63.75
 _JPEG_MAGIC = b'\xff\xd8'
 _DIGITS_TEST, _DIGITS_VALIDATION = 360, 240
+SEQUENCES = ('har2', 'google12')  # see str_jax/data/sequences.py
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Dataset:
     num_classes: labels lie in [0, num_classes).
     image_shape: (H, W, C) of a batch's images.
     mean: one number a channel, in pixel units (0 to 255; digits: 0 to 16).
-      Batches stay uint8: the training step normalises on the device.
+      Batches stay as stored, uint8 or the float32 of sequences: the training
+      step normalises on the device.
     std: likewise.
     splits: 'train', 'validation' (or None) and 'test', each a `Source`.
     train_transforms: Grain transforms after decoding, for training.
@@ -49,7 +51,7 @@ class Dataset:
 
 def names() -> tuple[str, ...]:
   """The names `load` knows best; any other is looked for as a TFDS set."""
-  return ('digits', 'fake', *KNOWN)
+  return ('digits', 'fake', *KNOWN, *SEQUENCES)
 
 
 def load(
@@ -65,17 +67,21 @@ def load(
   """Loads a set by name.
 
   `digits` comes with scikit-learn (1,797 real images of 8 x 8, values 0 to
-  16), `fake` is generated, anything else is read from TFDS's array_record
+  16), `fake` is generated, `har2` and `google12` are sequences of float32
+  features in the place of images, read from the UCI archive's files and from
+  TFDS's speech_commands; anything else is read from TFDS's array_record
   files: `cifar10`, `imagenet2012`, `NAME/CONFIG:VERSION`.
 
   Args:
     name: the set.
-    data_dir: where TFDS's sets lie; None: TFDS_DATA_DIR, else
+    data_dir: where TFDS's sets and `UCI HAR Dataset` lie; None:
+      TFDS_DATA_DIR, else
       ~/tensorflow_datasets.
     image_size: height and width of a batch's images; None: the set's own.
     validation: images held out of the training split, chosen once for all by
       a fixed permutation; 0: none. None: the set's own choice, 240 for
-      digits (1,197 stay for training), 0 for all others.
+      digits (1,197 stay for training), google12's own split, 0 for all
+      others.
     augment: 'none', 'shift', 'crop_flip' or 'random_resized_crop'; None: the
       set's own.
     fake_classes: classes of `fake`.
@@ -103,6 +109,11 @@ def load(
     return _fake(
       image_size or 224, validation or 0, augment, fake_classes, fake_examples
     )
+  if name in SEQUENCES:
+    from str_jax.data import prepared, sequences
+
+    folder = prepared.data_folder(data_dir)
+    return sequences.load(name, folder, image_size, validation, augment)
   return _tfds(name, data_dir, image_size, validation or 0, augment)
 
 
@@ -154,7 +165,7 @@ def _fake(
   shape = (size, size, 3)
   train = Fake(shape, classes, examples, seed=0)
   test = Fake(shape, classes, max(1, examples // 10), seed=1)
-  splits = _hold_out(train, validation, test)
+  splits = hold_out(train, validation, test)
   return _dataset('fake', classes, shape, splits, augment=augment or 'none')
 
 
@@ -198,7 +209,7 @@ def _tfds(
     name,
     features['label'].num_classes,
     features['image'].shape,
-    _hold_out(train, validation, test),
+    hold_out(train, validation, test),
     size=size,
     augment=augment or (known.augment if known else None),
     mean=known.mean if known else None,
@@ -250,7 +261,7 @@ def _dataset(
   )
 
 
-def _hold_out(
+def hold_out(
   train: Source, validation: int, test: Source
 ) -> dict[str, Source | None]:
   """Splits `validation` images off, whatever the order they are stored in."""

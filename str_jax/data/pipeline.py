@@ -48,8 +48,8 @@ def train_batches(
     num_workers: processes that prepare batches; 0: a thread does.
 
   Returns:
-    Iterator of {'image': uint8 [batch_size / process_count, H, W, C],
-    'label': int32 [batch_size / process_count]}.
+    Iterator of {'image': uint8 or float32 [batch_size / process_count, H, W,
+    C], 'label': int32 [batch_size / process_count]}.
 
   Raises:
     ValueError: if the batch does not divide among the processes, or a number

@@ -1,7 +1,7 @@
 """Random-access sources of records, small enough to pickle for a worker.
 
-A record is `{'image': encoded bytes or uint8 [H, W, C], 'label': int}`, with
-`id` or `file_name` where the set has one.
+A record is `{'image': encoded bytes or an array [H, W, C], 'label': int}`,
+uint8 or float32, with `id` or `file_name` where the set has one.
 """
 
 from collections.abc import Mapping
@@ -96,7 +96,7 @@ class Subset:
 
 
 class Decoded:
-  """The records of another source with `image` as a uint8 array [H, W, C].
+  """The records of another source with `image` as an array [H, W, C].
 
   Args:
     source: where the records come from.

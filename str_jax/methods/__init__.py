@@ -8,17 +8,33 @@ from collections.abc import Callable
 from typing import Any
 
 from str_jax.methods.base import Method
+from str_jax.methods.feather import Feather
 from str_jax.methods.frozen import Frozen
+from str_jax.methods.gmp import DNW, GMP
 from str_jax.methods.st3 import ST3
 from str_jax.methods.str import STR
 
-__all__ = ['Method', 'STR', 'ST3', 'Frozen', 'create', 'names', 'settings']
+__all__ = [
+  'DNW',
+  'Feather',
+  'Frozen',
+  'GMP',
+  'Method',
+  'ST3',
+  'STR',
+  'create',
+  'names',
+  'settings',
+]
 
 _METHODS: dict[str, Callable[..., Method] | None] = {
   'dense': None,
   'str': STR,
   'st3': ST3,
   'st3_sigma': functools.partial(ST3, by_shape=True),
+  'feather': Feather,
+  'gmp': GMP,
+  'dnw': DNW,
   'frozen': Frozen,
 }
 
@@ -53,7 +69,7 @@ def settings(name: str) -> dict[str, Any]:
   fixed = getattr(factory, 'keywords', {})
   method: Any = getattr(factory, 'func', factory)
   return {
-    field.name: None if field.default is dataclasses.MISSING else field.default
+    field.name: field.default
     for field in dataclasses.fields(method)
     if field.name not in fixed
   }
@@ -85,9 +101,6 @@ def create(name: str, **values: Any) -> Method | None:
       f'the method {name} has no setting {", ".join(unknown)}; it has '
       f'{", ".join(known) or "none"}.'
     )
-  missing = [k for k in known if known[k] is None and k not in values]
-  if missing:
-    raise ValueError(f'the method {name} needs {", ".join(missing)}.')
   return None if factory is None else factory(**values)
 
 

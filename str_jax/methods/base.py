@@ -52,6 +52,16 @@ class Method(abc.ABC):
     del weights, leaves, step
     return {}
 
+  def __str__(self) -> str:
+    """The settings, those by layer only counted."""
+    texts = []
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      by_layer = isinstance(value, tuple)
+      text = f'{len(value)} layers' if by_layer else f'{value!r}'
+      texts.append(f'{field.name}={text}')
+    return f'{type(self).__name__}({", ".join(texts)})'
+
   @property
   def settled_step(self) -> int | None:
     """The step from which the sparsity asked for holds; None: never known."""

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from str_jax import functional, quantile
-from str_jax.methods import base
+from str_jax.methods import pruning
 
 
 @dataclasses.dataclass(frozen=True)
-class ST3(base.Method):
+class ST3(pruning.Ramped):
   r"""Straight-through soft thresholding at a sparsity that one asks for.
 
   .. math::
@@ -28,18 +28,28 @@ class ST3(base.Method):
   recomputed after every step at the ratio
   :math:`p = sparsity\,(1 - (1 - \tau)^3)`, with :math:`\tau` going from 0 at
   ``start_step`` to 1 at ``end_step``; up to ``start_step`` the net is dense.
+  It lies between two magnitudes, as the authors' code interpolates: the zeros
+  are :math:`\lfloor (N - 1) p \rfloor + 1`.
 
   Args:
     sparsity: final fraction of zeros, in [0, 1).
     start_step: the step after which weights begin to be zeroed.
     end_step: the step from which the final sparsity holds.
+    every_steps: the sparsity changes once in so many steps, its 'step' or
+      'epoch' granularity; the threshold is recomputed after every step.
     by_shape: ST-3 sigma: :math:`\sigma_l = 1 / \sqrt{\sum dims}` of the
       weight's shape, in place of 1.
     rescale: make up for the pruned magnitude, channel by channel.
     hard: keep the weights above the threshold as they are.
+    uses: how often a weight of each layer counts, by the layer's path, a
+      mapping or pairs. With a layer's multiply-adds over its weights, the
+      sparsity is the fraction of FLOPs taken away; c is the least that
+      reaches it.
+    budget: 'global' as in the paper, or a budget by layer, see
+      :mod:`str_jax.budgets`.
 
   Raises:
-    ValueError: sparsity outside [0, 1), or end_step not after start_step.
+    ValueError: a setting out of range, or two that exclude each other.
 
   >>> import jax.numpy as jnp
   >>> method = ST3(sparsity=0.5, start_step=0, end_step=1, rescale=False)
@@ -47,27 +57,21 @@ class ST3(base.Method):
   [1.5, -0.0]
   """
 
-  sparsity: float
-  start_step: int = 0
-  end_step: int = 1
   by_shape: bool = False
   rescale: bool = True
   hard: bool = False
+  uses: tuple[tuple[str, int], ...] | Mapping[str, int] | None = None
 
   def __post_init__(self) -> None:
-    if not 0 <= self.sparsity < 1:
+    super().__post_init__()
+    if isinstance(self.uses, Mapping):
+      object.__setattr__(self, 'uses', tuple(sorted(self.uses.items())))
+    if self.budget != 'global' and (self.by_shape or self.uses):
       raise ValueError(
-        'ST3 needs a sparsity (fraction of zeros) in [0, 1), got '
-        f'{self.sparsity}; 90% is 0.9.'
+        'ST3 shares out the zeros over the layers by a budget, by_shape or '
+        'uses, but more than one is set: leave budget at global, or the '
+        'others out.'
       )
-    if not 0 <= self.start_step < self.end_step:
-      raise ValueError(
-        'ST3 needs 0 <= start_step < end_step, got '
-        f'start_step={self.start_step} and end_step={self.end_step}.'
-      )
-
-  def init_computed(self, w: jax.Array) -> jax.Array:
-    return jnp.zeros((1,) * w.ndim, jnp.float32)
 
   def __call__(self, w: jax.Array, *leaves: jax.Array) -> jax.Array:
     (t,) = leaves
@@ -81,28 +85,27 @@ class ST3(base.Method):
     # bit for bit.
     return functional.straight_through(w, jnp.where(t > 0, out, w))
 
-  def threshold(self, w: jax.Array, *leaves: jax.Array) -> jax.Array:
-    del w
-    return leaves[0]
-
   def scale(self, shape: tuple[int, ...]) -> float:
     r""":math:`\sigma_l` of a weight of this shape."""
     return 1 / math.sqrt(sum(shape)) if self.by_shape else 1.0
 
-  def ratio(self, step: jax.Array) -> jax.Array:
-    """The fraction of zeros after ``step`` updates, a float32 scalar."""
-    progress = (step - self.start_step) / (self.end_step - self.start_step)
-    left = 1 - jnp.clip(progress.astype(jnp.float32), 0, 1)
-    return self.sparsity * (1 - left**3)
-
-  def update(
-    self,
-    weights: Mapping[str, jax.Array],
-    leaves: Mapping[str, base.Leaves],
-    step: jax.Array,
-  ) -> Mapping[str, jax.Array]:
+  def _global_thresholds(
+    self, weights: Mapping[str, jax.Array], step: jax.Array
+  ) -> list[jax.Array]:
     kernels = list(weights.values())
     scales = [self.scale(w.shape) for w in kernels]
+    if self.uses is None:
+      c = self._quantile(kernels, scales, step)
+    else:
+      uses = self._uses(weights)
+      k = self._rank(quantile.total_count(kernels, uses), step)
+      c = quantile.kth_magnitude(kernels, k, uses=uses, scales=scales)
+    c = jnp.where(step > self.start_step, c, 0.0)
+    return [c * jnp.float32(scale) for scale in scales]
+
+  def _quantile(
+    self, kernels: list[jax.Array], scales: list[float], step: jax.Array
+  ) -> jax.Array:
     rank, fraction = self._position(quantile.total_count(kernels), step)
     low = quantile.kth_magnitude(kernels, rank + 1, scales=scales)
     # The neighbour above is the same magnitude where more weights are tied.
@@ -111,25 +114,16 @@ class ST3(base.Method):
       low,
       quantile.next_magnitude(kernels, low, scales=scales),
     )
-    c = jnp.where(fraction > 0, low + fraction * (high - low), low)
-    c = jnp.where(step > self.start_step, c, 0.0)
-    return {
-      path: jnp.full((1,) * w.ndim, c * jnp.float32(scale), jnp.float32)
-      for (path, w), scale in zip(weights.items(), scales)
-    }
+    return jnp.where(fraction > 0, low + fraction * (high - low), low)
 
   def _position(
     self, count: int, step: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
-    """Where ``(count - 1) * ratio`` falls: rank from 0, fraction beyond it.
-
-    The final position is computed on the host: float32 cannot hold it for
-    more than 16 million weights. On the ramp it may be off by a weight or
-    two.
-    """
-    final = (count - 1) * self.sparsity
-    moving = (count - 1) * self.ratio(step)
-    ended = step >= self.end_step
+    """Where ``(count - 1) * p`` falls: rank from 0, fraction beyond it."""
+    assert self.sparsity is not None
+    final = (count - 1) * self.sparsity  # on the host, as in `_rank`
+    moving = (count - 1) * (self.sparsity * self.portion(step))
+    ended = self.is_final(step)
     rank = jnp.where(
       ended, jnp.uint32(math.floor(final)), jnp.floor(moving).astype('uint32')
     )
@@ -138,6 +132,13 @@ class ST3(base.Method):
     )
     return rank, fraction
 
-  @property
-  def settled_step(self) -> int:
-    return self.end_step
+  def _uses(self, weights: Mapping[str, jax.Array]) -> tuple[int, ...]:
+    uses = dict(self.uses or ())
+    names = [pruning.layer_name(path) for path in weights]
+    missing = [name for name in names if name not in uses]
+    if missing:
+      raise ValueError(
+        'ST3 needs the uses of every layer, but those of '
+        f'{", ".join(missing)} are missing.'
+      )
+    return tuple(uses[name] for name in names)

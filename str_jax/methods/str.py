@@ -15,7 +15,7 @@ THRESHOLD_FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'sigmoid': jax.nn.sigmoid,
   'exp': jnp.exp,
 }
-GRANULARITIES = ('layer', 'filter')
+GRANULARITIES = ('layer', 'filter', 'weight', 'global')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +31,10 @@ class STR(base.Method):
     init_value: s at the start. Far below zero, g(s) is zero and s moves by
       weight decay alone until about -10.
     g: 'sigmoid' (the paper's CNNs) or 'exp' (its low-rank RNNs).
-    granularity: 'layer', one s for each weight array, or 'filter', one for
-      each of its output channels (the last axis).
+    granularity: 'layer', one s for each weight array; 'filter', one for each
+      of its output channels (the last axis); 'weight', one for each weight;
+      'global', one for the net: every layer holds a copy, which
+      :func:`str_jax.optim.tie_thresholds` keeps equal.
     slope: the factor k of the threshold.
 
   Raises:
@@ -67,6 +69,8 @@ class STR(base.Method):
     shape = (1,) * w.ndim
     if self.granularity == 'filter':
       shape = shape[:-1] + w.shape[-1:]
+    if self.granularity == 'weight':
+      shape = w.shape
     dtype = functional.at_least_float32(w.dtype)
     return jnp.full(shape, self.init_value, dtype)
 

@@ -12,17 +12,23 @@ import str_jax.nn
 from str_jax.methods import Method
 from str_jax.models.base import ImageClassifier
 from str_jax.models.convnet import ConvNet
+from str_jax.models.fastgrnn import FastGRNN
 from str_jax.models.initializers import Mode, kaiming_normal
 from str_jax.models.mobilenet import BLOCKS, MobileNetV1
 from str_jax.models.resnet import BasicBlock, Bottleneck, ResNet
+from str_jax.models.vgg import VGG
+from str_jax.models.wide_resnet import WideResNet
 
 __all__ = [
   'BasicBlock',
   'Bottleneck',
   'ConvNet',
+  'FastGRNN',
   'ImageClassifier',
   'MobileNetV1',
   'ResNet',
+  'VGG',
+  'WideResNet',
   'create',
   'kaiming_normal',
   'names',
@@ -38,9 +44,19 @@ def _cifar_resnet(blocks: int) -> dict[str, Any]:
   return {'block': BasicBlock, 'small_images': True, **sizes}
 
 
+def _vgg(*stage_sizes: int) -> dict[str, Any]:
+  return {'stage_sizes': stage_sizes, 'widths': (64, 128, 256, 512, 512)}
+
+
+def _wide_resnet(blocks: int, widen: int, dropout: float) -> dict[str, Any]:
+  sizes = {'stage_sizes': (blocks,) * 3, 'width': 16, 'widen': widen}
+  return sizes | {'dropout': dropout}
+
+
 # Class and sizes of each model; `create` takes the same sizes by keyword.
-_MODELS: dict[str, tuple[type[ImageClassifier], dict[str, Any]]] = {
+_MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
   'convnet': (ConvNet, {'widths': (32, 64, 64)}),
+  'resnet8': (ResNet, _cifar_resnet(1)),
   'resnet20': (ResNet, _cifar_resnet(3)),
   'resnet32': (ResNet, _cifar_resnet(5)),
   'resnet56': (ResNet, _cifar_resnet(9)),
@@ -48,6 +64,23 @@ _MODELS: dict[str, tuple[type[ImageClassifier], dict[str, Any]]] = {
   'resnet34': (ResNet, _resnet(BasicBlock, 3, 4, 6, 3)),
   'resnet50': (ResNet, _resnet(Bottleneck, 3, 4, 6, 3)),
   'mobilenet_v1': (MobileNetV1, {'width': 1.0, 'blocks': BLOCKS}),
+  'vgg11': (VGG, _vgg(1, 1, 2, 2, 2)),
+  'vgg13': (VGG, _vgg(2, 2, 2, 2, 2)),
+  'vgg16': (VGG, _vgg(2, 2, 3, 3, 3)),
+  'vgg19': (VGG, _vgg(2, 2, 4, 4, 4)),
+  'wrn_28_10': (WideResNet, _wide_resnet(4, 10, dropout=0.0)),
+  'wrn_34_2': (WideResNet, _wide_resnet(5, 2, dropout=0.2)),
+  'fastgrnn': (
+    FastGRNN,
+    {'hidden': 32, 'w_rank': None, 'u_rank': None, 'gated': False},
+  ),
+}
+# What `create` takes for convolutions and norms alone, and its defaults.
+_OF_CONVOLUTIONS = {
+  'first_layer_dense': False,
+  'init': 'fan_in',
+  'density': 1.0,
+  'norm_momentum': 0.9,
 }
 
 
@@ -74,7 +107,7 @@ def create(
   norm_momentum: float = 0.9,
   lowering: str = 'xla',
   **sizes: Any,
-) -> ImageClassifier:
+) -> nn.Module:
   """A model by its name, with a sparsity method in its layers.
 
   It is called as `model.apply(variables, images, train=True,
@@ -84,26 +117,29 @@ def create(
     name: one of :func:`names`.
     num_classes: number of logits.
     method: sparsity method of every convolution and the classifier; None
-      leaves them dense.
+      leaves them dense. That of fastgrnn is its matrices' alone.
     dtype: type to compute in; parameters and statistics are float32.
     first_layer_dense: leave the first convolution dense.
     last_layer_dense: leave the classifier dense.
     classifier_bias: whether the classifier has a bias; None is the model's
-      own choice, which is no bias as in the papers' networks.
+      own choice: no bias, as in the papers' networks, but for fastgrnn.
     init: 'fan_in' or 'fan_out', see :func:`kaiming_normal`.
     density: expected fraction of non-zero weights, for the initialisation.
     norm_momentum: share of a running average that a BatchNorm keeps a step
       (PyTorch's momentum is 1 minus it).
     lowering: of the convolutions, see `str_jax.nn.Conv`.
-    **sizes: what the model's row of the table holds: `widths` of convnet,
-      `stage_sizes` and `width` of resnets, `width` and `blocks` of
-      mobilenet_v1, to make it smaller.
+    **sizes: what the model's row of the table holds, to make it smaller:
+      `widths` of convnet, `stage_sizes` and `width` of resnets, `width` and
+      `blocks` of mobilenet_v1, `stage_sizes` and `widths` of vggs; or
+      `stage_sizes`, `width`, `widen` and `dropout` of wide resnets; or
+      `hidden`, `w_rank`, `u_rank` and `gated` of fastgrnn.
 
   Returns:
     The model, a `flax.linen.Module`.
 
   Raises:
-    ValueError: an unknown name, size or init, or a density out of range.
+    ValueError: an unknown name, size or init, a density out of range, or a
+      setting of convolutions for a model that has none.
 
   >>> import jax, jax.numpy as jnp, str_jax
   >>> method = str_jax.methods.create('str', init_value=-5.0)
@@ -130,6 +166,13 @@ def create(
   fields: dict[str, Any] = {**known, **sizes}
   if classifier_bias is not None:
     fields['classifier_bias'] = classifier_bias
+  if model is FastGRNN:
+    _refuse_other_than_default(
+      name, (first_layer_dense, init, density, norm_momentum)
+    )
+    return FastGRNN(
+      num_classes=num_classes, method=method, dtype=dtype, **fields
+    )
   layer = {
     'method': method,
     'dtype': dtype,
@@ -146,3 +189,13 @@ def create(
     last_layer_dense=last_layer_dense,
     **fields,
   )
+
+
+def _refuse_other_than_default(name: str, given: tuple[Any, ...]) -> None:
+  """Settings that would do nothing are an error."""
+  for (setting, default), value in zip(_OF_CONVOLUTIONS.items(), given):
+    if value != default:
+      raise ValueError(
+        f'the model {name} has neither convolutions nor norms, so leave '
+        f'{setting} at {default!r}; got {value!r}.'
+      )

@@ -1,23 +1,23 @@
-"""Checkpoints: the initial one, the last two, the best on validation."""
+"""Checkpoints: the initial one, the last two, the best, one asked for."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import pathlib
 import shutil
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from str_jax.paths import named_leaves
-from str_jax.training import records
+from str_jax.training import integrity
 from str_jax.training.state import State
 
 _POLICY = ocp.checkpoint_managers
+_DELETED = 'deleted'  # below the checkpoints, for those that are to go
 UNRANKED = -1.0  # for checkpoints that may not be called the best
 
 
@@ -25,34 +25,42 @@ class Checkpoints:
   """The checkpoints of one run, saved in the background.
 
   Each holds a checksum of its arrays: the storage notices a cut file, but
-  not every changed byte. One that cannot be read is moved out of the way.
+  not every changed byte. Only ``save`` and ``restore_latest`` change what lies
+  in the folder; the latter moves what cannot be read out of the way.
 
   Args:
     directory: where they lie, one folder a step; made if missing.
+    keep: a step whose checkpoint stays, beside the initial one.
     warn: is told about every checkpoint that cannot be read.
   """
 
   def __init__(
-    self, directory: pathlib.Path, warn: Callable[[str], None] = print
+    self,
+    directory: pathlib.Path,
+    keep: int | None = None,
+    warn: Callable[[str], None] = print,
   ) -> None:
     self._directory = directory.absolute()
     self._warn = warn
-    for step in _steps(self._directory):  # the manager would stumble over them
-      folder = self._directory / str(step)
-      try:
-        with _reading(folder):
-          _read_metrics(folder)
-      except ValueError as error:
-        self._set_aside(step, error)
-    self._manager = ocp.CheckpointManager(
+    self._keep = keep
+
+  @functools.cached_property
+  def _manager(self) -> ocp.CheckpointManager:
+    """Opened by the first save: it makes the folder.
+
+    A kill in the middle of deleting would leave half a checkpoint, so one that
+    is to go is first moved, which is done whole or not at all.
+    """
+    return ocp.CheckpointManager(
       self._directory,
       options=ocp.CheckpointManagerOptions(
         best_fn=lambda metrics: metrics['accuracy'],
+        todelete_subdir=_DELETED,
         preservation_policy=_POLICY.AnyPreservationPolicy(
           [
             _POLICY.LatestN(2),
             _POLICY.BestN(get_metric_fn=lambda m: m['accuracy'], n=1),
-            _POLICY.CustomSteps([0]),
+            _POLICY.CustomSteps([0, self._keep or 0]),
           ]
         ),
       ),
@@ -71,9 +79,11 @@ class Checkpoints:
     self._manager.save(
       step,
       args=ocp.args.StandardSave(state),
-      metrics={'accuracy': accuracy, 'checksum': _checksum(state)},
+      metrics=integrity.describe(state, accuracy),
       force=True,
     )
+    for folder in (self._directory / _DELETED).glob('*'):  # by earlier saves
+      shutil.rmtree(folder, ignore_errors=True)
 
   def restore_latest(self, target: Callable[[int], State]) -> State | None:
     """The newest state that can be read, or None if there is no checkpoint.
@@ -87,15 +97,20 @@ class Checkpoints:
     Raises:
       ValueError: there were checkpoints, but none can be read.
     """
-    for unfinished in self._directory.glob('*.orbax-checkpoint-tmp*'):
-      shutil.rmtree(unfinished)  # of a kill
-    for step in sorted(self._manager.all_steps(), reverse=True):
+    for left in (_DELETED, '*.orbax-checkpoint-tmp*'):  # by a kill
+      for folder in self._directory.glob(left):
+        shutil.rmtree(folder)
+    for step in _steps(self._directory):  # saving would stumble over them
+      try:
+        integrity.read_metrics(self._directory / str(step))
+      except integrity.Damaged as error:
+        self._set_aside(step, error)
+    for step in reversed(_steps(self._directory)):
       abstract = target(step)
       try:
         return self.restore(step, abstract)
-      except ValueError as error:
+      except integrity.Damaged as error:
         self._set_aside(step, error)
-        self._manager.reload()
     if self._unreadable.exists():
       raise ValueError(
         f'no checkpoint of the run can be read, see {self._unreadable}: '
@@ -114,23 +129,32 @@ class Checkpoints:
       The state.
 
     Raises:
-      ValueError: the checkpoint is damaged.
+      ValueError: the checkpoint is damaged, or of a newer format.
     """
+    self._wait()
     folder = self._directory / str(step)
-    with _reading(folder):
-      state = self._manager.restore(step, args=ocp.args.StandardRestore(target))
-      _verify(folder, state)
+    metrics = integrity.read_metrics(folder)
+    handler = ocp.StandardCheckpointHandler()
+    with integrity.reading(folder), ocp.Checkpointer(handler) as reader:
+      state = reader.restore(
+        folder / 'default', args=ocp.args.StandardRestore(target)
+      )
+      integrity.verify(state, metrics)
     return state
 
   def best(self) -> tuple[int, float] | None:
     """Step and accuracy on validation of the best checkpoint, if any."""
-    self._manager.wait_until_finished()
-    best = self._manager.best_step()
-    if best is None:
+    self._wait()
+    ranked = []
+    for step in _steps(self._directory):
+      with contextlib.suppress(integrity.Damaged):
+        metrics = integrity.read_metrics(self._directory / str(step))
+        if metrics['accuracy'] != UNRANKED:
+          ranked.append((metrics['accuracy'], step))
+    if not ranked:
       return None
-    metrics = self._manager.metrics(best)
-    accuracy = UNRANKED if metrics is None else metrics['accuracy']
-    return None if accuracy == UNRANKED else (best, accuracy)
+    accuracy, step = max(ranked)
+    return step, accuracy
 
   def find(self, which: str) -> int:
     """The step of a checkpoint.
@@ -144,8 +168,8 @@ class Checkpoints:
     Raises:
       FileNotFoundError: there is no such checkpoint.
     """
-    steps = sorted(self._manager.all_steps())
     best = self.best()
+    steps = _steps(self._directory)
     named = {str(step): step for step in steps}
     if steps:
       named['last'] = steps[-1]
@@ -160,14 +184,20 @@ class Checkpoints:
 
   def close(self) -> None:
     """Waits for the saves in the background, and raises what they raised."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    self._wait()
+    if '_manager' in vars(self):
+      self._manager.close()
+      shutil.rmtree(self._directory / _DELETED, ignore_errors=True)
+
+  def _wait(self) -> None:
+    if '_manager' in vars(self):
+      self._manager.wait_until_finished()
 
   @property
   def _unreadable(self) -> pathlib.Path:
     return self._directory.parent / 'unreadable'
 
-  def _set_aside(self, step: int, error: ValueError) -> None:
+  def _set_aside(self, step: int, error: integrity.Damaged) -> None:
     aside = self._unreadable / str(step)
     aside.parent.mkdir(exist_ok=True)
     number = 0
@@ -178,11 +208,14 @@ class Checkpoints:
     self._warn(f'{error} It was moved to {aside}; one before it is taken.')
 
 
-def read_variables(workdir: pathlib.Path) -> dict[str, Any]:
-  """The variables of a run's last checkpoint, on whatever devices it was made.
+def read_variables(
+  workdir: pathlib.Path, step: int | None = None
+) -> dict[str, Any]:
+  """The variables of a checkpoint, on whatever devices it was made.
 
   Args:
     workdir: the folder of a run.
+    step: one that was saved; by default the last.
 
   Returns:
     Its Linen collections, as NumPy arrays.
@@ -200,12 +233,11 @@ def read_variables(workdir: pathlib.Path) -> dict[str, Any]:
   steps = _steps(directory)
   if not steps:
     raise FileNotFoundError(f'{directory} holds no finished checkpoint.')
-  folder = directory / str(steps[-1])
-  with (
-    _reading(folder),
-    ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader,
-  ):
-    tree = reader.metadata(folder / 'default').item_metadata.tree
+  folder = directory / str(steps[-1] if step is None else step)
+  metrics = integrity.read_metrics(folder)
+  handler = ocp.PyTreeCheckpointHandler()
+  with integrity.reading(folder), ocp.Checkpointer(handler) as reader:
+    tree = handler.metadata(folder / 'default').tree
     as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
     state = reader.restore(
       folder / 'default',
@@ -213,7 +245,7 @@ def read_variables(workdir: pathlib.Path) -> dict[str, Any]:
         restore_args=jax.tree.map(lambda _: as_numpy, tree)
       ),
     )
-    _verify(folder, state)
+    integrity.verify(state, metrics)
   return state['variables']
 
 
@@ -222,38 +254,3 @@ def _steps(directory: pathlib.Path) -> list[int]:
   return sorted(
     int(folder.name) for folder in directory.glob('*') if folder.name.isdigit()
   )
-
-
-def _read_metrics(folder: pathlib.Path) -> dict[str, Any]:
-  """Accuracy and checksum of a checkpoint."""
-  metrics = records.read_json(folder / 'metrics' / 'metrics')
-  return {name: metrics[name] for name in ('accuracy', 'checksum')}
-
-
-@contextlib.contextmanager
-def _reading(folder: pathlib.Path) -> Iterator[None]:
-  """Turns whatever the storage raises on damage into a ValueError."""
-  try:
-    yield
-  except (MemoryError, jax.errors.JaxRuntimeError):  # not the checkpoint's
-    raise
-  except Exception as error:
-    reason = (str(error).splitlines() or [''])[0][:200]
-    raise ValueError(
-      f'the checkpoint {folder} cannot be read ({type(error).__name__}: '
-      f'{reason}).'
-    ) from error
-
-
-def _verify(folder: pathlib.Path, state: Any) -> None:
-  if _checksum(state) != _read_metrics(folder)['checksum']:
-    raise ValueError('its arrays are not the ones that were saved')
-
-
-def _checksum(state: Any) -> int:
-  """Of all arrays in the order of their names, which any layout keeps."""
-  checksum = 0
-  for path, leaf in sorted(named_leaves(jax.device_get(state)).items()):
-    checksum = zlib.crc32('/'.join(path).encode(), checksum)
-    checksum = zlib.crc32(np.asarray(leaf).tobytes(), checksum)
-  return checksum

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from typing import Any
 
 _RANGES = (  # of fields: from the first number, and below the second
@@ -19,6 +18,7 @@ _RANGES = (  # of fields: from the first number, and below the second
   ('optimizer.eps', 0, math.inf),
   ('optimizer.weight_decay', 0, math.inf),
   ('optimizer.threshold_decay', 0, math.inf),
+  ('optimizer.dense_decay', 0, math.inf),
   ('optimizer.norm_decay', 0, math.inf),
   ('optimizer.bias_decay', 0, math.inf),
   ('schedule.learning_rate', 0, math.inf),
@@ -36,7 +36,9 @@ def check(config: Any) -> None:
     ValueError: a field is out of its range.
   """
   for name, low, high in _RANGES:
-    value = operator.attrgetter(name)(config)
+    part, _, field = name.rpartition('.')
+    # A field that is not there: a run's folder from before it was added.
+    value = (config[part] if part else config).get(field)
     if value is not None and not low <= value < high:
       limit = f' and below {high}' if high < math.inf else ''
       raise ValueError(f'{name} must be {low} or more{limit}, got {value}.')
@@ -59,7 +61,7 @@ def duration(config: Any, name: str, steps_per_epoch: int) -> int | None:
   >>> duration({'warmup_steps': None, 'warmup_epochs': 2.5}, 'warmup', 10)
   25
   """
-  steps, epochs = config[f'{name}_steps'], config[f'{name}_epochs']
+  steps, epochs = config.get(f'{name}_steps'), config.get(f'{name}_epochs')
   if steps is not None and epochs is not None:
     raise ValueError(
       f'{name} is set twice, as {name}_steps={steps} and as '

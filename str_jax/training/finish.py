@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import pathlib
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -74,6 +75,26 @@ def finish(
   return summary
 
 
+def finished(directory: pathlib.Path) -> dict[str, Any] | None:
+  """Shows a run that is finished.
+
+  Args:
+    directory: its folder.
+
+  Returns:
+    The content of summary.json; None while there is none.
+  """
+  if not (directory / 'summary.json').exists():
+    return None
+  summary = records.read_json(directory / 'summary.json')
+  print(
+    f'{directory} holds a finished run of {summary["steps"]} steps; nothing '
+    'was changed.'
+  )
+  show(summary)
+  return summary
+
+
 def sparsity_report(run: Run, stage: Stage, variables: Any) -> report.Report:
   """The report by layer of a stage's variables, with FLOPs.
 
@@ -126,6 +147,14 @@ def show(summary: dict[str, Any]) -> None:
     f'{summary["flops"] / summary["dense_flops"]:.2%} of the dense FLOPs, '
     f'{summary["seconds"]:.1f} s'
   )
+  for number, row in enumerate(summary.get('rounds', ())):
+    best = row['best_top1']
+    print(
+      f'round {number}: sparsity {row["sparsity"]:.2%}, {row["nonzero"]:,} '
+      f'weights, test accuracy {row["top1"]:.2%}'
+      + ('' if best is None else f' (best on validation: {best:.2%})')
+      + f', {row["seconds"]:.1f} s'
+    )
   if summary['note']:
     print(summary['note'])
 

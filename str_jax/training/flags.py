@@ -7,7 +7,6 @@ import hashlib
 import importlib.machinery
 import json
 import math
-import os
 import pathlib
 import shlex
 import sys
@@ -19,7 +18,8 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import ConfigDict, FieldReference
 
-_USER_ERRORS = (ValueError, FileNotFoundError, PermissionError)
+from str_jax.training.console import fail, one_line, user_errors
+
 _FROM_THE_FILE = ('name', 'variant')  # fields that the command line leaves
 
 
@@ -72,16 +72,14 @@ def run(spec: str, overrides: Sequence[str], workdir: str | None) -> None:
     workdir: the folder of the run, or None for one under runs/.
   """
   logging.set_verbosity(logging.WARNING)  # Orbax tells of every file
-  try:
+  with user_errors():
     config, changes = load_config(spec, overrides)
-    from str_jax.training import loop  # now only: it is slow to import
+    from str_jax.training import build, imp, loop  # now only: slow to import
 
+    build.inline_budget(config)
+    train = imp.train if any(config.imp.values()) else loop.train
     directory = pathlib.Path(workdir or default_workdir(config, changes))
-    loop.train(config, directory, shlex.join(['python', *sys.argv]))
-  except _USER_ERRORS as error:
-    if os.environ.get('STR_JAX_TRACEBACK'):
-      raise
-    fail(one_line(error))
+    train(config, directory, shlex.join(['python', *sys.argv]))
 
 
 def load_config(
@@ -132,12 +130,6 @@ def default_workdir(config: ConfigDict, changes: dict[str, Any]) -> str:
     text = json.dumps(changes, sort_keys=True)
     name += '-' + hashlib.sha256(text.encode()).hexdigest()[:8]
   return f'runs/{name}'
-
-
-def fail(sentence: str) -> None:
-  """Prints a sentence on standard error and ends with exit code 2."""
-  print(f'error: {sentence}', file=sys.stderr)
-  raise SystemExit(2)
 
 
 def _read(path: pathlib.Path, variant: str) -> ConfigDict:
@@ -254,11 +246,6 @@ def _number(text: str) -> float:
 def _numbers(text: str) -> tuple[float, ...]:
   inside = text.strip('()[] ').rstrip(', ')
   return tuple(_number(n) for n in inside.split(',')) if inside else ()
-
-
-def one_line(error: BaseException) -> str:
-  """An error's message without its line breaks."""
-  return ' '.join(str(error).split()) or type(error).__name__
 
 
 _TYPES: dict[type, tuple[Callable[[str], Any], str]] = {

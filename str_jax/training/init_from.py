@@ -14,11 +14,20 @@ from ml_collections import ConfigDict
 import str_jax
 from str_jax.methods import Method
 from str_jax.paths import COLLECTION, THRESHOLD
-from str_jax.training import checkpoint, records
-from str_jax.training import plan as plans
+from str_jax.training import build, checkpoint, records
 
 # What a method's thresholds mean does not hang on these of its settings.
-_COURSE = ('init_value', 'sparsity', 'start_step', 'end_step')
+_COURSE = (
+  'init_value',
+  'sparsity',
+  'budget',
+  'uses',
+  'start_step',
+  'end_step',
+  'every_steps',
+  'gradient',
+  'gradient_scale',
+)
 
 
 def check(source: pathlib.Path, model: str) -> ConfigDict:
@@ -72,7 +81,8 @@ def load(
   config = check(source, model)
   theirs = checkpoint.read_variables(source)
   their_method = method_of(config, theirs)
-  if _thresholds_of(their_method) != _thresholds_of(method):
+  afresh = _thresholds_of(their_method) != _thresholds_of(method)
+  if afresh:
     theirs = str_jax.freeze(their_method, jax.tree.map(jnp.asarray, theirs))
   ours = traverse_util.flatten_dict(variables, sep='/')
   theirs = traverse_util.flatten_dict(theirs, sep='/')
@@ -87,7 +97,8 @@ def load(
       'parameter has the same path and shape.'
     )
   _tell(source, ours, theirs, taken)
-  return traverse_util.unflatten_dict(ours | taken, sep='/')
+  loaded = traverse_util.unflatten_dict(ours | taken, sep='/')
+  return str_jax.update_thresholds(method, loaded, 0) if afresh else loaded
 
 
 def method_of(config: Any, variables: dict[str, Any]) -> Method | None:
@@ -104,7 +115,7 @@ def method_of(config: Any, variables: dict[str, Any]) -> Method | None:
     path[-1] == THRESHOLD
     for path in traverse_util.flatten_dict(variables['params'])
   )
-  return plans.method(config.method) if has_thresholds else None
+  return build.method(config.method) if has_thresholds else None
 
 
 def _thresholds_of(method: Method | None) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pathlib
-import signal
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,14 +14,17 @@ import jax.numpy as jnp
 
 from str_jax import data
 from str_jax.paths import kernels
-from str_jax.training import checkpoint, finish, init_from, records, workdir
+from str_jax.training import build, checkpoint, finish, init_from, workdir
 from str_jax.training import plan as plans
 from str_jax.training import stage as stages
 from str_jax.training import state as states
 from str_jax.training.checkpoint import Checkpoints
+from str_jax.training.interrupt import Interrupt
 from str_jax.training.metrics import Log
 from str_jax.training.stage import Stage
 from str_jax.training.state import State
+
+Initial = Callable[['Run', Stage], State]
 
 
 def train(
@@ -43,25 +46,10 @@ def train(
     FileNotFoundError: the data set is not there.
   """
   workdir.check(directory, config)
-  if (directory / 'summary.json').exists():
-    summary = records.read_json(directory / 'summary.json')
-    print(
-      f'{directory} holds a finished run of {summary["steps"]} steps; nothing '
-      'was changed.'
-    )
-    finish.show(summary)
+  summary = finish.finished(directory)
+  if summary is not None:
     return summary
-  run = Run(config, directory)
-  with contextlib.closing(run.checkpoints), _Interrupt() as interrupt:
-    stage, state = run.start()
-    with contextlib.closing(run.open_log(int(state.step))) as log:
-      for phase in run.plan.phases:
-        if int(state.step) >= phase.stop:
-          continue
-        if int(state.step) == phase.start and phase.start:
-          stage, state = run.freeze(stage, state, phase)
-        state = run.train_phase(stage, state, log, interrupt)
-    return finish.finish(run, stage, state, log, command)
+  return Run(config, directory).complete(command)
 
 
 class Run:
@@ -73,6 +61,12 @@ class Run:
   """
 
   def __init__(self, config: Any, directory: pathlib.Path) -> None:
+    if config.get('imp', {}).get('rounds'):
+      raise ValueError(
+        f'{directory} is to hold a run, but imp.rounds={config.imp.rounds} '
+        'makes a loop of runs: train it with main.py, and name the folder of '
+        f'a round, as {directory / "round-0"}, to look at one.'
+      )
     self.config = config
     self.directory = directory
     self.dataset = data.load(
@@ -82,7 +76,11 @@ class Run:
       validation=config.validation,
       augment=config.augment,
     )
-    self.plan = plans.create(config, self.dataset.size('train'))
+    self.plan = plans.create(
+      config,
+      self.dataset.size('train'),
+      build.Inputs(self.dataset.image_shape, self.dataset.num_classes),
+    )
     if config.batch_size % jax.device_count():
       raise ValueError(
         f'batch_size must be a multiple of the {jax.device_count()} devices, '
@@ -93,7 +91,33 @@ class Run:
     if config.init_from and not (directory / 'config.json').exists():
       init_from.check(pathlib.Path(config.init_from), config.model.name)
     workdir.claim(directory, config)
-    self.checkpoints = Checkpoints(directory / 'checkpoints')
+    self.checkpoints = Checkpoints(
+      directory / 'checkpoints', keep=self.plan.kept_step
+    )
+
+  def complete(
+    self, command: str, initial: Initial | None = None
+  ) -> dict[str, Any]:
+    """Trains from where the run stands to its end.
+
+    Args:
+      command: what started it, for the report.
+      initial: makes the state of a run that has no checkpoint yet; by default
+        random weights, or those of init_from.
+
+    Returns:
+      The content of summary.json.
+    """
+    with contextlib.closing(self.checkpoints), Interrupt() as interrupt:
+      stage, state = self.start(initial)
+      with contextlib.closing(self.open_log(int(state.step))) as log:
+        for phase in self.plan.phases:
+          if int(state.step) >= phase.stop:
+            continue
+          if int(state.step) == phase.start and phase.start:
+            stage, state = self.freeze(stage, state, phase)
+          state = self.train_phase(stage, state, log, interrupt)
+      return finish.finish(self, stage, state, log, command)
 
   def stage(self, phase: plans.Phase) -> Stage:
     """A phase made ready."""
@@ -101,7 +125,7 @@ class Run:
       self.config, self.plan, phase, self.dataset, self.placement
     )
 
-  def start(self) -> tuple[Stage, State]:
+  def start(self, initial: Initial | None = None) -> tuple[Stage, State]:
     """The newest checkpoint's stage and state, or the initial ones."""
     ready = {0: self._first}
 
@@ -116,19 +140,28 @@ class Run:
       step = int(state.step)
       print(f'goes on from step {step} of {self.plan.total_steps}', flush=True)
       return stage_of(step), state
-    state = self._first.init(self.config.seed)
-    if self.config.init_from is not None:
-      variables = init_from.load(
-        pathlib.Path(self.config.init_from),
-        state.variables,
-        self.config.model.name,
-        self._first.method,
-      )
-      variables = jax.device_put(variables, self.placement.state)
-      state = states.from_variables(variables, self._first.tx, step=0)
-      state = jax.device_put(state, self.placement.state)
+    state = (initial or Run.first_state)(self, self._first)
     self.checkpoints.save(state)
     return self._first, state
+
+  def first_state(self, stage: Stage) -> State:
+    """Random weights, or those of init_from."""
+    state = stage.init(self.config.seed)
+    if self.config.init_from is None:
+      return state
+    variables = init_from.load(
+      pathlib.Path(self.config.init_from),
+      state.variables,
+      self.config.model.name,
+      stage.method,
+    )
+    return self.state_of(variables, stage, step=0)
+
+  def state_of(self, variables: Any, stage: Stage, step: int) -> State:
+    """A state with a fresh optimizer around given variables, placed."""
+    variables = jax.device_put(variables, self.placement.state)
+    state = states.from_variables(variables, stage.tx, step)
+    return jax.device_put(state, self.placement.state)
 
   def restore(self, step: int) -> tuple[Stage, State]:
     """The stage and the state of a checkpoint."""
@@ -156,7 +189,7 @@ class Run:
     )
 
   def train_phase(
-    self, stage: Stage, state: State, log: Log, interrupt: _Interrupt
+    self, stage: Stage, state: State, log: Log, interrupt: Interrupt
   ) -> State:
     """Trains to the end of a stage's phase."""
     config, plan = self.config, self.plan
@@ -179,7 +212,9 @@ class Run:
       if evaluates:
         self.check_finite(state)
         self.checkpoints.save(state, self.log_validation(stage, state, log))
-      elif step % plan.checkpoint_every == 0 or interrupt.signal:
+      elif step % plan.checkpoint_every == 0 or (
+        step == plan.kept_step or interrupt.signal
+      ):
         self.check_finite(state)
         self.checkpoints.save(state)
       if interrupt.signal:
@@ -259,29 +294,3 @@ class Run:
         'schedule.learning_rate, lengthen the warm-up or set '
         'optimizer.clip_norm.'
       )
-
-
-class _Interrupt:
-  """Notes SIGTERM and Ctrl-C, so that the step at hand can end."""
-
-  def __init__(self) -> None:
-    self.signal: str | None = None
-    self._before: dict[int, Any] = {}
-
-  def __enter__(self) -> _Interrupt:
-    for number in (signal.SIGTERM, signal.SIGINT):
-      try:
-        self._before[number] = signal.signal(number, self._note)
-      except ValueError:  # not in the main thread: a notebook, say
-        break
-    return self
-
-  def __exit__(self, *unused: Any) -> None:
-    for number, handler in self._before.items():
-      signal.signal(number, handler)
-
-  def _note(self, number: int, frame: Any) -> None:
-    del frame
-    if self.signal:  # a second one does not wait
-      raise KeyboardInterrupt
-    self.signal = signal.Signals(number).name

@@ -73,7 +73,14 @@ def write_text(path: pathlib.Path, text: str) -> None:
   Args:
     path: the file.
     text: what it is to hold.
+
+  Raises:
+    OSError: the path is a folder, or in none.
   """
+  if not path.parent.is_dir() or path.is_dir():
+    raise OSError(
+      f'{path} cannot be written: name a file in a folder that there is.'
+    )
   unfinished = path.with_name(path.name + '.unfinished')
   unfinished.write_text(text, encoding='utf-8')
   unfinished.replace(path)

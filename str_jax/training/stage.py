@@ -12,7 +12,9 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from str_jax import data, report
+from str_jax import variables as layout
 from str_jax.methods import Method
+from str_jax.training import build
 from str_jax.training import plan as plans
 from str_jax.training import state as states
 from str_jax.training import step as steps
@@ -104,11 +106,15 @@ def create(
     ValueError: a field out of range.
   """
   method = phase.method
-  model = plans.model(config, dataset.num_classes, method)
+  model = build.model(config, dataset.num_classes, method)
   tx = plans.optimizer(config, plan, phase)
 
   def init(seed: jax.Array) -> State:
-    return states.create(model, tx, dataset.image_shape, seed)
+    state = states.create(model, tx, dataset.image_shape, seed)
+    # Some methods zero weights from the first step on; others check here
+    # whether they fit the model.
+    variables = layout.update_thresholds(method, state.variables, 0)
+    return dataclasses.replace(state, variables=variables)
 
   here = placement.state
   abstract = jax.eval_shape(init, config.seed)

@@ -12,6 +12,7 @@ import optax
 
 from str_jax import variables as layout
 from str_jax.methods import Method
+from str_jax.paths import named_leaves, path_names
 
 Sums = dict[str, jax.Array]
 
@@ -113,10 +114,13 @@ def freeze(
 ) -> State:
   """Writes the effective weights back, for a phase that keeps the zeros.
 
+  The optimizer goes on with its momenta, as in ST-3's released code; the one
+  of a zero weight does nothing (:func:`str_jax.optim.keep_zeros`).
+
   Args:
     method: of the phase that ends.
     state: its last state.
-    tx: the optimizer of the next phase, which starts afresh.
+    tx: the optimizer of the next phase, with the same core.
 
   Returns:
     The first state of the next phase.
@@ -124,5 +128,25 @@ def freeze(
   frozen = layout.freeze(method, state.variables)
   new = from_variables(frozen, tx, state.step)
   return dataclasses.replace(
-    new, sums=state.sums, first_nonfinite=state.first_nonfinite
+    new,
+    opt_state=_with_momenta(new.opt_state, state.opt_state),
+    sums=state.sums,
+    first_nonfinite=state.first_nonfinite,
   )
+
+
+def _with_momenta(opt_state: Any, source: Any) -> Any:
+  """The state of a chain with another's momenta, leaf by leaf of a name."""
+  kinds = (optax.TraceState, optax.ScaleByAdamState)
+  is_momenta = lambda x: isinstance(x, kinds)
+  found = iter(filter(is_momenta, jax.tree.leaves(source, is_leaf=is_momenta)))
+
+  def take(x: Any) -> Any:
+    if not is_momenta(x):
+      return x
+    leaves = named_leaves(next(found))
+    return jax.tree_util.tree_map_with_path(
+      lambda path, _: leaves[path_names(path)], x
+    )
+
+  return jax.tree.map(take, opt_state, is_leaf=is_momenta)

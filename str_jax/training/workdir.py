@@ -80,7 +80,7 @@ def _differences(
 ) -> Iterator[tuple[str, Any, Any]]:
   for name in sorted(set(ours) | set(theirs)):
     a, b = ours.get(name), theirs.get(name)
-    if isinstance(a, dict) and isinstance(b, dict):
-      yield from _differences(a, b, f'{prefix}{name}.')
-    elif a != b:
+    if isinstance(a, dict):
+      yield from _differences(a, b or {}, f'{prefix}{name}.')
+    elif a != b and (a or name in theirs):  # an older config lacks new fields
       yield f'{prefix}{name}', a, b

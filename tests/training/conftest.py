@@ -19,6 +19,7 @@ _NOT_COMPILED = (
   ('name', 'variant', 'data_dir', 'num_workers', 'eval_batch_size')
   + ('init_from', 'validation', 'log_every_steps', 'eval_every_steps')
   + ('eval_every_epochs', 'checkpoint_every_steps', 'checkpoint_every_epochs')
+  + ('checkpoint_keep_steps', 'checkpoint_keep_epochs', 'imp')
 )
 
 METHODS = {

@@ -272,8 +272,8 @@ def test_a_fault_of_the_machine_moves_nothing(
   def no_memory(self, *args, **kwargs):
     raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: out of memory')
 
-  manager = checkpoint.ocp.CheckpointManager
-  monkeypatch.setattr(manager, 'restore', no_memory)
+  reader = checkpoint.ocp.Checkpointer
+  monkeypatch.setattr(reader, 'restore', no_memory)
   with pytest.raises(jax.errors.JaxRuntimeError, match='out of memory'):
     loop.train(recorded('str').config, directory)
   assert steps(directory) == [0, 16, 20]

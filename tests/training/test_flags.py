@@ -38,7 +38,7 @@ def test_a_bad_override_is_one_sentence(override):
 
 
 def test_a_bad_config_is_one_sentence(tmp_path):
-  known = f'there is {ROOT}/configs/cifar10.py, {ROOT}/configs/digits.py, '
+  known = f'there is {ROOT}/configs/cifar10.py, {ROOT}/configs/cifar100.py, '
   with pytest.raises(ValueError, match=re.escape(known)):
     flags.load_config(str(ROOT / 'configs/nosuch.py'))
   with pytest.raises(ValueError, match="no variant 'x'; it has dense, str"):

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import cifar10, mobilenet_v1, resnet50
+from str_jax.training import plan as plans
 from str_jax.training import schedule
 
 
@@ -15,44 +17,46 @@ def values(steps, name, rate, **settings):
   return np.array([function(jnp.int32(step)) for step in steps])
 
 
-def str_paper(epoch, warmup=5, epochs=100, rate=0.256):
-  """Appendix of STR: linear warm-up, then cosine, once an epoch."""
-  if epoch < warmup:
-    return rate * (epoch + 1) / warmup
-  progress = (epoch - warmup) / (epochs - warmup)
-  return 0.5 * rate * (1 + math.cos(math.pi * progress))
+def released_cosine(rate, epochs=100, warmup=5):
+  """cosine_lr in utils/schedulers.py of STR's code; CosineLR of ST-3's."""
+  epoch = np.arange(epochs, dtype=np.float64)
+  cosine = 0.5 * (1 + np.cos(np.pi * (epoch - warmup) / (epochs - warmup)))
+  return rate * np.where(epoch < warmup, (epoch + 1) / warmup, cosine)
 
 
-def test_str_on_imagenet():
-  settings = {
-    'total_steps': 100 * 5005,
-    'steps_per_epoch': 5005,
-    'warmup_steps': 5 * 5005,
-    'hold': 'epoch',
+@pytest.mark.parametrize(
+  ('config', 'variant', 'train_size', 'expected'),
+  [
+    (resnet50, 'str-90.23', 1_281_167, released_cosine(0.256)),
+    (mobilenet_v1, 'str-89.01', 1_281_167, released_cosine(0.256)),
+    (resnet50, 'st3-90', 1_281_167, released_cosine(0.2)),
+    # multistep: a tenth of the rate from epoch 80 on, and again from 120.
+    (
+      cifar10,
+      'st3-90-paper',
+      45_000,
+      np.repeat([0.1, 0.01, 1e-3], [80, 40, 40]),
+    ),
+  ],
+)
+def test_the_papers_rates_at_every_step(config, variant, train_size, expected):
+  plan = plans.create(config.get_config(variant), train_size)
+  epochs = plan.phases[0].stop // plan.steps_per_epoch
+  steps = jnp.arange(epochs * plan.steps_per_epoch, dtype=jnp.int32)
+  rates = np.asarray(jax.jit(jax.vmap(plan.learning_rate))(steps))
+  rates = rates.reshape(epochs, plan.steps_per_epoch)
+  assert (rates == rates[:, :1]).all()
+  np.testing.assert_allclose(rates[:, 0], expected, rtol=2e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize('config', [resnet50, mobilenet_v1])
+def test_every_row_of_str_has_the_same_schedule(config):
+  schedules = {
+    str((c.schedule, c.total_epochs, c.batch_size))
+    for name, c in ((name, config.get_config(name)) for name in config.VARIANTS)
+    if name.startswith(('str-', 'dense'))
   }
-  expected = [str_paper(epoch) for epoch in range(100)]
-  for within in (0, 1, 2500, 5004):
-    steps = [epoch * 5005 + within for epoch in range(100)]
-    rates = values(steps, 'cosine', 0.256, **settings)
-    np.testing.assert_allclose(rates, expected, rtol=2e-5, atol=1e-9)
-    assert rates.max() == np.float32(0.256)
-  assert rates.dtype == np.float32
-
-
-def test_st3_on_cifar10():
-  """Batch 128 of 45,000: 352 steps; a tenth of the rate from 80, and 120."""
-  settings = {
-    'total_steps': 160 * 352,
-    'steps_per_epoch': 352,
-    'boundaries_epochs': (80.0, 120.0),
-    'factor': 0.1,
-  }
-  expected = [0.1] * 80 + [0.01] * 40 + [0.001] * 40
-  for hold in ('epoch', 'step'):
-    for within in (0, 351):
-      steps = [epoch * 352 + within for epoch in range(160)]
-      rates = values(steps, 'multistep', 0.1, hold=hold, **settings)
-      np.testing.assert_allclose(rates, expected, rtol=1e-5)
+  assert len(schedules) == 1
 
 
 @pytest.mark.parametrize('warmup', [0, 1, 7])

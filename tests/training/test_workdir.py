@@ -44,6 +44,19 @@ def test_another_configs_folder(recorded, make_config):
   assert (directory / 'config.json').read_bytes() == before
 
 
+def test_a_run_from_before_a_field_existed_goes_on(
+  recorded, make_config, tmp_path
+):
+  shutil.copytree(recorded('str').directory, tmp_path / 'run')
+  saved = json.loads((tmp_path / 'run' / 'config.json').read_text())
+  del saved['imp'], saved['method']['budget']
+  (tmp_path / 'run' / 'config.json').write_text(json.dumps(saved))
+  workdir.check(tmp_path / 'run', make_config('str'))
+  with pytest.raises(ValueError, match='imp.rounds=2 .there: None') as error:
+    workdir.check(tmp_path / 'run', make_config('str', **{'imp.rounds': 2}))
+  sentence(error)
+
+
 def test_what_does_not_change_the_numbers_may_differ(
   recorded, make_config, capsys
 ):

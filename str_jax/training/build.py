@@ -1,0 +1,190 @@
+"""The model and the method that a config describes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from str_jax import budgets, flops, methods, models, paths
+from str_jax import lowering as lowerings
+from str_jax.methods import Method
+from str_jax.training import fields
+
+_DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+_DURATIONS = ('start', 'end', 'freeze', 'finetune', 'rewind')
+# Fields that are no settings themselves; settings are made of them here.
+_TRANSLATED = ('name', 'hold', 'cost', 'budget')
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+  """What a model is made for: the images' shape and the classes."""
+
+  image_shape: tuple[int, ...]
+  num_classes: int
+
+
+def method(config: Any, **values: Any) -> Method | None:
+  """The method of a config's part ``method``.
+
+  Args:
+    config: that part; fields that are None are left to the method.
+    **values: further settings: steps and uses, which the forward pass does
+      not need.
+
+  Returns:
+    The method; None for 'dense'.
+
+  Raises:
+    FileNotFoundError: the file of its budget is missing.
+    ValueError: an unknown method, or fields that it does not have.
+  """
+  if config.get('budget') is not None:
+    values['budget'] = _budget(config.budget)
+  values |= {
+    k: v
+    for k, v in config.items()
+    if v is not None and k not in _TRANSLATED and not k.startswith(_DURATIONS)
+  }
+  return methods.create(config.name, **values)
+
+
+def scheduled(
+  config: Any, per_epoch: int, main_steps: int, inputs: Inputs | None
+) -> Method | None:
+  """The config's method with its course: what hangs on the run's length.
+
+  Args:
+    config: a config.
+    per_epoch: steps an epoch.
+    main_steps: length of the training, in steps.
+    inputs: for a method that counts FLOPs.
+
+  Returns:
+    The method; None for 'dense'.
+
+  Raises:
+    ValueError: a field out of range, or one that the method does not have.
+  """
+  c = config.method
+  values: dict[str, Any] = {}
+  for name in ('start', 'end'):
+    value = fields.duration(c, name, per_epoch)
+    if value is not None:
+      values[f'{name}_step'] = value
+  known = methods.settings(c.name)
+  if 'end_step' in known:
+    values.setdefault('end_step', max(main_steps // 2, 1))
+  for name, setting, choices in (
+    ('hold', 'every_steps', ('step', 'epoch')),
+    ('cost', 'uses', ('weights', 'flops')),
+  ):
+    value = c.get(name)  # older configs do not have the field
+    if value is not None and setting not in known:
+      raise ValueError(
+        f'the method {c.name} has no method.{name}: leave it out.'
+      )
+    if value not in (None, *choices):
+      raise ValueError(
+        f'method.{name} must be one of {", ".join(choices)}, got {value!r}.'
+      )
+  if c.get('hold') == 'epoch':
+    values['every_steps'] = per_epoch
+  if c.get('cost') == 'flops':
+    values['uses'] = _uses(config, inputs)
+  created = method(c, **values)
+  settled = created.settled_step if 'end_step' in known and created else 0
+  if settled is not None and settled > main_steps:
+    raise ValueError(
+      f'method.end must lie within the run of {main_steps} steps, or the '
+      f'sparsity asked for is never reached; got step {settled}.'
+    )
+  return created
+
+
+def model(config: Any, num_classes: int, method: Method | None) -> Any:
+  """The config's model with a method in its layers.
+
+  Args:
+    config: a config.
+    num_classes: of the data set.
+    method: of the phase.
+
+  Returns:
+    A Linen module.
+
+  Raises:
+    ValueError: an unknown model, type, lowering or initialisation.
+  """
+  settings = {k: v for k, v in config.model.items() if v is not None}
+  dtype, lowering = settings.pop('dtype'), settings.pop('lowering')
+  if dtype not in _DTYPES:
+    raise ValueError(
+      f'model.dtype must be one of {", ".join(_DTYPES)}, got {dtype!r}.'
+    )
+  known = ('auto', *lowerings.NAMES)
+  if lowering not in known:
+    raise ValueError(
+      f'model.lowering must be one of {", ".join(known)}, got {lowering!r}.'
+    )
+  if lowering == 'auto':
+    # The CPU's own convolutions hold loops over the batch, which shard badly.
+    alone = jax.default_backend() == 'cpu' and jax.device_count() == 1
+    lowering = 'cpu' if alone else 'xla'
+  return models.create(
+    settings.pop('name'),
+    num_classes=num_classes,
+    method=method,
+    dtype=_DTYPES[dtype],
+    lowering=lowering,
+    **settings,
+  )
+
+
+def inline_budget(config: Any) -> None:
+  """Puts what a budget file holds into the config, in place of its name.
+
+  The run then goes on, and can be evaluated, without the file.
+
+  Args:
+    config: a config; its ``method.budget`` is changed.
+
+  Raises:
+    FileNotFoundError: the file is missing.
+    ValueError: it is damaged.
+  """
+  budget = config.method.budget
+  if budget is not None and budget.endswith('.csv'):
+    shares = budgets.read_csv(budget).items()
+    config.method.budget = ','.join(f'{layer}={p!r}' for layer, p in shares)
+
+
+def _budget(value: str) -> str | budgets.Budget:
+  """A budget by its name, out of a CSV file, or written out."""
+  if value.endswith('.csv'):
+    return budgets.read_csv(value)
+  if '=' not in value:
+    return value
+  pairs = [entry.rpartition('=') for entry in value.split(',')]
+  try:
+    return {layer: float(share) for layer, _, share in pairs}
+  except ValueError:
+    raise ValueError(
+      'method.budget must be a name, a file NAME.csv or LAYER=SPARSITY,..., '
+      f'got {value!r}.'
+    ) from None
+
+
+def _uses(config: Any, inputs: Inputs | None) -> dict[str, int]:
+  """The multiply-adds of each weight of a layer."""
+  if inputs is None:
+    raise ValueError("method.cost='flops' needs the shape of the images.")
+  dense = model(config, inputs.num_classes, None)
+  image = jax.ShapeDtypeStruct((1, *inputs.image_shape), jnp.float32)
+  variables = jax.eval_shape(dense.init, jax.random.key(0), image)
+  layers = paths.kernels(variables['params'])
+  counts = flops.count(dense, inputs.image_shape)
+  return {name: counts[name] // w.size for name, w in layers.items()}

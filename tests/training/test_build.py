@@ -1,0 +1,158 @@
+"""From a config's part `method` to a method, and its course in a run."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from str_jax import budgets, data, methods
+from str_jax.training import build, loop
+from str_jax.training import plan as plans
+
+pytestmark = pytest.mark.usefixtures('quick')
+SIZES = {'stem': 36, 'conv1': 288, 'classifier': 80}  # of widths (4, 8)
+USES = {'stem': 64, 'conv1': 16, 'classifier': 1}  # output positions
+GIVEN = {'stem': 0.5, 'conv1': 0.9, 'classifier': 0.25}
+
+
+@pytest.fixture
+def with_method(make_config):
+  """A small config with the fields of a method."""
+
+  def make(name, **fields):
+    steps = {'end_steps': 8} if name in ('gmp', 'st3', 'feather') else {}
+    fields = {f'method.{k}': v for k, v in {**steps, **fields}.items()}
+    return make_config('dense', **{'method.name': name, **fields})
+
+  return make
+
+
+def method_of(config):
+  digits = data.load('digits')
+  inputs = build.Inputs(digits.image_shape, digits.num_classes)
+  return plans.create(config, digits.size('train'), inputs).phases[0].method
+
+
+def zeros(summary):
+  return {r['name']: r['weights'] - r['nonzero'] for r in summary['layers']}
+
+
+def test_a_budget_is_a_name_or_a_file(with_method, tmp_path):
+  named = method_of(with_method('gmp', sparsity=0.8, budget='erk'))
+  assert named == methods.create('gmp', sparsity=0.8, end_step=8, budget='erk')
+  budgets.write_csv(tmp_path / 'b.csv', GIVEN)
+  read = method_of(with_method('st3', budget=str(tmp_path / 'b.csv')))
+  assert read == methods.create('st3', end_step=8, budget=GIVEN)
+
+
+def test_a_run_does_not_need_its_budgets_file_any_more(with_method, tmp_path):
+  budgets.write_csv(tmp_path / 'b.csv', GIVEN | {'stem': 1 / 3})
+  config = with_method('gmp', budget=str(tmp_path / 'b.csv'))
+  before = method_of(config)
+  build.inline_budget(config)
+  (tmp_path / 'b.csv').unlink()
+  assert method_of(config) == before and 1 / 3 in dict(before.budget).values()
+
+
+def test_a_ratio_held_per_epoch_changes_once_an_epoch(with_method):
+  config = with_method('gmp', sparsity=0.8, hold='epoch', end_steps=19)
+  assert method_of(config).every_steps == 19
+  assert method_of(with_method('gmp', sparsity=0.8)).every_steps == 1
+
+
+def test_the_cost_of_a_weight_is_what_the_model_multiplies(with_method):
+  method = method_of(with_method('st3', sparsity=0.8, cost='flops'))
+  assert dict(method.uses) == USES
+  plain = method_of(with_method('st3', sparsity=0.8, cost='weights'))
+  assert plain.uses is None
+
+
+@pytest.mark.parametrize('name', ['gmp', 'dnw', 'st3'])
+def test_a_run_keeps_to_its_budget(name, with_method, tmp_path):
+  budgets.write_csv(tmp_path / 'b.csv', GIVEN)
+  config = with_method(name, budget=str(tmp_path / 'b.csv'))
+  summary = loop.train(config, tmp_path / 'run')
+  assert zeros(summary) == {
+    k: int(np.ceil(GIVEN[k] * SIZES[k] - 1e-6)) for k in SIZES
+  }
+  assert summary['method'].startswith(type(method_of(config)).__name__)
+  first = json.loads((tmp_path / 'run' / 'metrics.jsonl').open().readline())
+  if name == 'dnw':  # sparse from the first step on
+    assert first['layer_sparsity']['conv1'] == pytest.approx(260 / 288)
+  else:
+    assert first['layer_sparsity']['conv1'] < 0.9
+
+
+def test_a_run_takes_away_the_flops_asked_for(with_method, tmp_path):
+  config = with_method('st3', sparsity=0.8, cost='flops')
+  summary = loop.train(config, tmp_path / 'run')
+  dense = sum(USES[k] * n for k, n in SIZES.items())
+  taken = sum(USES[k] * n for k, n in zeros(summary).items())
+  assert 0.8 * dense <= taken < 0.8 * dense + max(USES.values())
+
+
+def test_a_global_threshold_is_one_number_in_every_layer(make_config, tmp_path):
+  config = make_config(
+    'str', **{'method.granularity': 'global', 'optimizer.clip_norm': 3.0}
+  )
+  run = loop.Run(config, tmp_path / 'run')
+  stage, state = run.start()
+  batches = data.train_batches(run.dataset, config.batch_size, seed=0)
+  for _ in range(3):
+    state = stage.train_step(state, run.placement.put(next(batches)))
+  run.checkpoints.close()
+  params = state.variables['params']
+  values = {float(params[k]['kernel_threshold'].ravel()[0]) for k in SIZES}
+  assert len(values) == 1 and values != {-3.0}
+
+
+def test_another_methods_weights_are_pruned_before_the_first_step(
+  recorded, with_method, tmp_path
+):
+  config = with_method('dnw', sparsity=0.75)
+  config.init_from = str(recorded('dense').directory)
+  run = loop.Run(config, tmp_path / 'run')
+  _, state = run.start()
+  run.checkpoints.close()
+  t = state.variables['thresholds']['conv1']['kernel_threshold']
+  w = state.variables['params']['conv1']['kernel']
+  assert int(jnp.sum(jnp.abs(w) <= t)) == 216
+  assert jax.tree.leaves(state.opt_state)
+
+
+@pytest.mark.parametrize(
+  ('name', 'fields', 'wanted'),
+  [
+    ('gmp', {}, 'GMP needs sparsity'),
+    ('gmp', {'budget': 'stem=0.5,conv1'}, 'a name, a file NAME.csv or LAYER='),
+    ('gmp', {'budget': 'none.csv'}, 'the budget none.csv is missing'),
+    (
+      'gmp',
+      {'sparsity': 0.5, 'budget': 'er'},
+      "global, uniform, erk.*got 'er'",
+    ),
+    ('gmp', {'budget': 'str-resnet50-90.23'}, 'lacks conv1.*besides names'),
+    ('gmp', {'sparsity': 0.5, 'hold': 'day'}, "method.hold .*got 'day'"),
+    ('st3', {'sparsity': 0.5, 'cost': 'time'}, "method.cost .*got 'time'"),
+    ('gmp', {'sparsity': 0.5, 'cost': 'flops'}, 'gmp has no method.cost'),
+    ('str', {'hold': 'epoch'}, 'str has no method.hold'),
+    ('str', {'budget': 'erk'}, 'str has no setting budget'),
+    (
+      'gmp',
+      {'sparsity': 0.5, 'hold': 'epoch', 'end_steps': 19, 'start_steps': 1},
+      'within the run of 18 steps',
+    ),
+  ],
+)
+def test_what_a_method_cannot_do_is_named(
+  name, fields, wanted, with_method, tmp_path
+):
+  config = with_method(name, **fields)
+  if fields.get('hold') == 'epoch':
+    config.total_steps = 18
+  with pytest.raises((ValueError, FileNotFoundError), match=wanted) as error:
+    loop.Run(config, tmp_path / 'run')
+  assert '\n' not in str(error.value)
+  assert not (tmp_path / 'run').exists()
