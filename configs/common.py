@@ -84,7 +84,7 @@ def get_config() -> ConfigDict:
   # Iterative magnitude pruning: a dense run, then rounds that each prune an
   # equal share of the weights left and train again (str_jax/training/imp.py).
   config.imp = ConfigDict()
-  config.imp.rounds = 0  # after the dense one; 0: off
+  config.imp.rounds = placeholder(int)  # after the dense one
   config.imp.sparsity = placeholder(float)  # after the last round
   config.imp.rewind_steps = placeholder(int)  # weights go back to this step
   config.imp.rewind_epochs = placeholder(float)  # both None: only the rate

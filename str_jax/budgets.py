@@ -120,10 +120,15 @@ def write_csv(path: str | pathlib.Path, budget: Mapping[str, float]) -> None:
   ...   path.read_text()
   'layer,sparsity\nstem,0.1\nfc,0.6666666666666666\n'
   """
-  with open(path, 'w', encoding='utf-8', newline='') as file:
-    writer = csv.writer(file, lineterminator='\n')
-    writer.writerow(['layer', 'sparsity'])
-    writer.writerows([layer, float(p)] for layer, p in budget.items())
+  rows = [('layer', 'sparsity'), *((k, float(p)) for k, p in budget.items())]
+  text = io.StringIO()
+  csv.writer(text, lineterminator='\n').writerows(rows)
+  try:
+    pathlib.Path(path).write_text(text.getvalue(), encoding='utf-8')
+  except OSError as error:
+    raise OSError(
+      f'the budget {path} cannot be written: {error.strerror}.'
+    ) from error
 
 
 def read_csv(path: str | pathlib.Path) -> Budget:
@@ -219,8 +224,7 @@ def resolve(
 
   Raises:
     ValueError: an unknown name; no sparsity where one is needed; a layer that
-      is missing, or unknown and not at 0; a sparsity that is no number in
-      [0, 1].
+      is missing, or unknown and not at 0; a sparsity outside [0, 1].
 
   >>> resolve({'fc': 0.8}, {'fc': (32, 10)}, None)
   {'fc': 0.8}

@@ -44,7 +44,8 @@ def create(name, **settings):
 @pytest.mark.parametrize('budget', ['uniform', 'erk', 'given'])
 def test_a_budget_is_kept_to_the_weight(name, budget):
   if budget == 'given':
-    method, wanted = create(name, budget=GIVEN), GIVEN
+    more = {'gradient_scale': 1.0} if name == 'feather' else {}
+    method, wanted = create(name, budget=GIVEN, **more), GIVEN
   else:
     method = create(name, sparsity=0.8, budget=budget)
     wanted = getattr(budgets, budget)(SHAPES, 0.8)
@@ -75,6 +76,13 @@ def test_a_learned_budget_comes_back_to_the_weight():
   pruned = str_jax.report.sparsity_report(spent, again)
   assert [r.nonzero for r in pruned.rows] == [r.nonzero for r in learned.rows]
   assert 0 < learned.sparsity < 1
+
+
+def test_held_per_epoch_st3_is_dense_in_its_first_one():
+  method = create('st3', sparsity=0.8, every_steps=10, end_step=40)
+  for step in (10, 11, 19):
+    assert method.update(WEIGHTS, {}, jnp.int32(step))['stem/kernel'] == 0
+  assert method.update(WEIGHTS, {}, jnp.int32(20))['stem/kernel'] > 0
 
 
 @pytest.mark.parametrize('name', ['gmp', 'feather', 'st3'])
@@ -187,13 +195,19 @@ def test_equal_settings_hash_equal_however_they_are_given():
   pairs = tuple(sorted(GIVEN.items()))
   a = methods.create('gmp', budget=GIVEN)
   b = methods.create('gmp', budget=dict(reversed(GIVEN.items())))
-  assert a == b == methods.create('gmp', budget=pairs) and hash(a) == hash(b)
+  assert a == b and hash(a) == hash(b)
+  for given in (pairs, pairs[::-1], list(pairs)):
+    assert methods.create('gmp', sparsity=0.9, budget=given) == a
   assert '3 layers' in str(a) and 'stem' not in str(a)
+  named = methods.create('gmp', budget='str-resnet50-90.23')
+  given = budgets.load_published('str-resnet50-90.23')
+  assert named == methods.create('gmp', budget=given)
 
 
 @pytest.mark.parametrize(
   ('name', 'settings', 'message'),
   [
+    ('feather', {'budget': GIVEN}, 'needs gradient_scale with a budget'),
     ('gmp', {}, 'GMP needs sparsity, .* or a budget'),
     ('gmp', {'sparsity': 90}, r'in \[0, 1\), got 90; 90% is 0.9'),
     ('dnw', {'sparsity': 0.5, 'budget': 'er'}, "global, uniform, .*got 'er'"),

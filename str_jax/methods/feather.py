@@ -31,7 +31,8 @@ class Feather(pruning.Ramped):
     every_steps: the sparsity changes once in so many steps.
     budget: 'global', or see :mod:`str_jax.budgets`.
     gradient_scale: theta, the share of the gradient that zeroed weights get;
-      by default the paper's rule, 1 up to a sparsity of 0.95, 0.5 above.
+      by default the paper's rule, 1 up to a sparsity of 0.95, 0.5 above;
+      needed with a budget that says the sparsity of every layer.
 
   Raises:
     ValueError: a setting out of range.
@@ -49,6 +50,11 @@ class Feather(pruning.Ramped):
 
   def __post_init__(self) -> None:
     super().__post_init__()
+    if self.gradient_scale is None and self.sparsity is None:
+      raise ValueError(
+        'Feather needs gradient_scale with a budget by layer: the paper has '
+        '1.0 up to 95% zeros over all layers, 0.5 above.'
+      )
     if self.gradient_scale is not None and not 0 <= self.gradient_scale <= 1:
       raise ValueError(
         f'Feather needs a gradient_scale in [0, 1], got {self.gradient_scale}.'
@@ -68,4 +74,5 @@ class Feather(pruning.Ramped):
     """The share of the gradient that zeroed weights get."""
     if self.gradient_scale is not None:
       return self.gradient_scale
-    return 0.5 if (self.sparsity or 0.0) > 0.95 else 1.0
+    assert self.sparsity is not None
+    return 0.5 if self.sparsity > 0.95 else 1.0

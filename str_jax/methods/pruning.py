@@ -46,21 +46,14 @@ class Pruning(base.Method):
 
   def __post_init__(self) -> None:
     name = type(self).__name__
-    if isinstance(self.budget, Mapping):  # equal settings are to hash equal
-      object.__setattr__(self, 'budget', tuple(sorted(self.budget.items())))
-    if self.budget in _SPREADS:
-      if self.sparsity is None:
-        raise ValueError(
-          f'{name} needs sparsity, the fraction of zeros in [0, 1), or a '
-          'budget that says it for every layer.'
-        )
-    elif isinstance(self.budget, str):
-      known = (*_SPREADS, *budgets.published())
-      if self.budget not in known:
-        raise ValueError(
-          f'{name} needs budget to be one of {", ".join(known)}, or a '
-          f'fraction of zeros for each layer, got {self.budget!r}.'
-        )
+    if self.budget not in _SPREADS:  # then it says what is zero, to the layer
+      object.__setattr__(self, 'budget', _shares(name, self.budget))
+      object.__setattr__(self, 'sparsity', None)
+    elif self.sparsity is None:
+      raise ValueError(
+        f'{name} needs sparsity, the fraction of zeros in [0, 1), or a budget '
+        'that says it for every layer.'
+      )
     if self.sparsity is not None and not 0 <= self.sparsity < 1:
       raise ValueError(
         f'{name} needs a sparsity (fraction of zeros) in [0, 1), got '
@@ -134,10 +127,6 @@ class Pruning(base.Method):
     ks = jnp.where(self.is_final(step), final, moving.astype(final.dtype))
     return quantile.kth_magnitudes(list(weights.values()), ks)
 
-  @property
-  def settled_step(self) -> int:
-    return 0
-
 
 @dataclasses.dataclass(frozen=True)
 class Ramped(Pruning):
@@ -187,6 +176,19 @@ class Ramped(Pruning):
   @property
   def settled_step(self) -> int:
     return math.ceil(self.end_step / self.every_steps) * self.every_steps
+
+
+def _shares(name: str, budget: str | Shares | Mapping[str, float]) -> Shares:
+  """A budget in one form, so that equal settings hash equal."""
+  if isinstance(budget, str):
+    known = (*_SPREADS, *budgets.published())
+    if budget not in known:
+      raise ValueError(
+        f'{name} needs budget to be one of {", ".join(known)}, or a fraction '
+        f'of zeros for each layer, got {budget!r}.'
+      )
+    budget = budgets.load_published(budget)
+  return tuple(sorted(dict(budget).items()))
 
 
 def zeros(share: float, count: int) -> int:

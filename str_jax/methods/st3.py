@@ -100,7 +100,7 @@ class ST3(pruning.Ramped):
       uses = self._uses(weights)
       k = self._rank(quantile.total_count(kernels, uses), step)
       c = quantile.kth_magnitude(kernels, k, uses=uses, scales=scales)
-    c = jnp.where(step > self.start_step, c, 0.0)
+    c = jnp.where(self.portion(step) > 0, c, 0.0)
     return [c * jnp.float32(scale) for scale in scales]
 
   def _quantile(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import pathlib
 from typing import Any
 
 import jax
@@ -11,7 +13,7 @@ import jax.numpy as jnp
 from str_jax import budgets, flops, methods, models, paths
 from str_jax import lowering as lowerings
 from str_jax.methods import Method
-from str_jax.training import fields
+from str_jax.training import fields, records
 
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 _DURATIONS = ('start', 'end', 'freeze', 'finetune', 'rewind')
@@ -144,22 +146,29 @@ def model(config: Any, num_classes: int, method: Method | None) -> Any:
   )
 
 
-def inline_budget(config: Any) -> None:
+def inline_budget(config: Any, directory: str | os.PathLike | None) -> None:
   """Puts what a budget file holds into the config, in place of its name.
 
   The run then goes on, and can be evaluated, without the file.
 
   Args:
     config: a config; its ``method.budget`` is changed.
+    directory: the folder of the run; a run that is there already knows the
+      budget, should the file be gone.
 
   Raises:
     FileNotFoundError: the file is missing.
     ValueError: it is damaged.
   """
-  budget = config.method.budget
-  if budget is not None and budget.endswith('.csv'):
-    shares = budgets.read_csv(budget).items()
-    config.method.budget = ','.join(f'{layer}={p!r}' for layer, p in shares)
+  budget = config.method.get('budget')
+  if budget is None or not budget.endswith('.csv'):
+    return
+  saved = None if directory is None else pathlib.Path(directory, 'config.json')
+  if not os.path.exists(budget) and saved is not None and saved.exists():
+    config.method.budget = records.read_json(saved)['method']['budget']
+    return
+  shares = budgets.read_csv(budget).items()
+  config.method.budget = ','.join(f'{layer}={p!r}' for layer, p in shares)
 
 
 def _budget(value: str) -> str | budgets.Budget:
@@ -170,12 +179,15 @@ def _budget(value: str) -> str | budgets.Budget:
     return value
   pairs = [entry.rpartition('=') for entry in value.split(',')]
   try:
-    return {layer: float(share) for layer, _, share in pairs}
+    shares = {layer: float(share) for layer, _, share in pairs}
   except ValueError:
+    shares = {}
+  if len(shares) < len(pairs):
     raise ValueError(
-      'method.budget must be a name, a file NAME.csv or LAYER=SPARSITY,..., '
-      f'got {value!r}.'
-    ) from None
+      'method.budget must be a name, a file NAME.csv or LAYER=SPARSITY,... '
+      f'with every layer once, got {value!r}.'
+    )
+  return shares
 
 
 def _uses(config: Any, inputs: Inputs | None) -> dict[str, int]:

@@ -72,8 +72,10 @@ class _Lasting(io.FileIO):
 
 def _lasting(stream: TextIO | None, number: int) -> TextIO:
   """The stream's file descriptor, opened anew to last."""
-  if not isinstance(stream, io.TextIOWrapper):  # closed from the start
+  if stream is None:  # closed from the start
     return open(os.devnull, 'w')
+  if not isinstance(stream, io.TextIOWrapper):  # a notebook's, say
+    return stream
   stream.flush()
   return io.TextIOWrapper(
     io.BufferedWriter(_Lasting(number, 'wb', closefd=False)),

@@ -76,8 +76,11 @@ def run(spec: str, overrides: Sequence[str], workdir: str | None) -> None:
     config, changes = load_config(spec, overrides)
     from str_jax.training import build, imp, loop  # now only: slow to import
 
-    build.inline_budget(config)
-    train = imp.train if any(config.imp.values()) else loop.train
+    build.inline_budget(config, workdir)
+    if 'method.budget' in changes:  # what it says, not where it stood
+      changes['method.budget'] = config.method.budget
+    in_rounds = any(value is not None for value in config.imp.values())
+    train = imp.train if in_rounds else loop.train
     directory = pathlib.Path(workdir or default_workdir(config, changes))
     train(config, directory, shlex.join(['python', *sys.argv]))
 

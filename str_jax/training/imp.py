@@ -170,7 +170,7 @@ def _prunable(run: loop.Run) -> list[Path]:
 
 def _check(config: Any) -> None:
   imp = config.imp
-  if imp.rounds < 1:
+  if imp.rounds is None or imp.rounds < 1:
     raise ValueError(
       'imp.rounds must be 1 or more for the other fields of imp, got '
       f'{imp.rounds}.'
@@ -200,7 +200,7 @@ def _settings(config: Any, number: int) -> Any:
   """The config of a round, an ordinary run."""
   settings = copy.deepcopy(config)
   values = {
-    'imp.rounds': 0,
+    'imp.rounds': None,
     'imp.sparsity': None,
     'imp.rewind_steps': None,
     'imp.rewind_epochs': None,
@@ -228,6 +228,8 @@ def _finish(
   after = '' if rewind is None else f', rewind_{unit}={rewind}'
   summary = rounds[-1] | {
     'command': command,
+    'steps': sum(row['steps'] for row in rounds),
+    'seconds': round(sum(row['seconds'] for row in rounds), 2),
     'config': config.to_dict(),
     'method': f'IMP(rounds={imp.rounds}, sparsity={imp.sparsity}{after})',
     'rounds': [{name: row[name] for name in _ROW} for row in rounds],

@@ -12,6 +12,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 import str_jax
+from str_jax import methods
 from str_jax.methods import Method
 from str_jax.paths import COLLECTION, THRESHOLD
 from str_jax.training import build, checkpoint, records
@@ -45,6 +46,12 @@ def check(source: pathlib.Path, model: str) -> ConfigDict:
     ValueError: it is another model's.
   """
   config = ConfigDict(records.read_json(source / 'config.json'))
+  rounds = config.get('imp', {}).get('rounds')
+  if rounds:
+    raise ValueError(
+      f'init_from={source} must be the folder of a run, but holds several: '
+      f'name that of a round, as {source / f"round-{rounds}"}.'
+    )
   if config.model.name != model:
     raise ValueError(
       f'init_from={source} must hold a {model} like the new run, but holds a '
@@ -62,7 +69,8 @@ def load(
   """Variables with every leaf that matches taken from another run.
 
   Thresholds are taken over where both runs use the same method; otherwise
-  the other run's effective weights are, and thresholds start afresh.
+  the other run's effective weights are, and thresholds start afresh. Those of
+  a method that is to reach its sparsity at once are computed for it.
 
   Args:
     source: the folder of a run, dense or sparse.
@@ -91,6 +99,10 @@ def load(
     for path, leaf in ours.items()
     if path in theirs and theirs[path].shape == leaf.shape
   }
+  copies = {path for path in ours if path.endswith(f'/{THRESHOLD}')}
+  if _is_shared(method) and not copies <= taken.keys():
+    # One threshold for the net: no copy of it may differ from the others.
+    taken = {path: leaf for path, leaf in taken.items() if path not in copies}
   if not any(path.startswith('params/') for path in taken):
     raise ValueError(
       f'init_from={source} must hold a network like the new one, but no '
@@ -98,7 +110,9 @@ def load(
     )
   _tell(source, ours, theirs, taken)
   loaded = traverse_util.unflatten_dict(ours | taken, sep='/')
-  return str_jax.update_thresholds(method, loaded, 0) if afresh else loaded
+  if afresh or (method is not None and method.settled_step == 0):
+    return str_jax.update_thresholds(method, loaded, 0)
+  return loaded
 
 
 def method_of(config: Any, variables: dict[str, Any]) -> Method | None:
@@ -116,6 +130,11 @@ def method_of(config: Any, variables: dict[str, Any]) -> Method | None:
     for path in traverse_util.flatten_dict(variables['params'])
   )
   return build.method(config.method) if has_thresholds else None
+
+
+def _is_shared(method: Method | None) -> bool:
+  """Whether one learned threshold serves the whole net."""
+  return isinstance(method, methods.STR) and method.granularity == 'global'
 
 
 def _thresholds_of(method: Method | None) -> dict[str, Any]:

@@ -45,6 +45,7 @@ def train(
       not finite.
     FileNotFoundError: the data set is not there.
   """
+  build.inline_budget(config, directory)
   workdir.check(directory, config)
   summary = finish.finished(directory)
   if summary is not None:

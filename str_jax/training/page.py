@@ -135,6 +135,7 @@ def _page(summary: Record, metrics: Sequence[Record]) -> str:
 <p class="quiet"><code>{escape(str(summary['method']))}</code></p>
 {f'<p class="note">{note}</p>' if note else ''}
 {_headline(summary)}
+{_rounds(summary.get('rounds', ()))}
 <h2>Layer by layer</h2>
 {_layer_figures(layers)}
 <h2>Over training</h2>
@@ -182,6 +183,27 @@ def _headline(s: Record) -> str:
     f' test loss {_number(s["eval_loss"], ".4g")}.'
   )
   return f'<dl>\n{cards}\n</dl>\n<p class="quiet">{escape(facts)}</p>'
+
+
+def _rounds(rounds: Sequence[Record]) -> str:
+  """The runs of iterative pruning, of which the page shows the last."""
+  if not rounds:
+    return ''
+  rows = '\n'.join(
+    f'<tr><th scope="row">{number}</th><td>{_percent(row["sparsity"])}</td>'
+    f'<td>{_number(row["nonzero"])}</td><td>{_percent(row["top1"])}</td></tr>'
+    for number, row in enumerate(rounds)
+  )
+  heads = ('Round', 'Sparsity', 'Kept', 'Test accuracy')
+  columns = ''.join(f'<th scope="col">{head}</th>' for head in heads)
+  return f"""<h2>Round by round</h2>
+<table>
+<thead><tr>{columns}</tr></thead>
+<tbody>
+{rows}
+</tbody>
+</table>
+<p class="quiet">What follows is the last round's.</p>"""
 
 
 def _figures(figures: Sequence[tuple[str, str, str]]) -> str:

@@ -82,6 +82,8 @@ def create(
   settled = 0 if main_method is None else main_method.settled_step
   if settled is None:
     settled = min(parts[0].stop, math.ceil(0.9 * main_steps))
+  for part in parts:  # now, not when the run comes to it
+    _dense_decay(config.optimizer, part.method)
   kept = fields.duration(config, 'checkpoint_keep', per_epoch)
   if kept is not None and kept >= parts[-1].stop:
     raise ValueError(
@@ -123,7 +125,7 @@ def optimizer(
     thresholds=_threshold_decay(c, phase.method),
     norms=c.norm_decay,
     biases=c.bias_decay,
-    dense_kernels=c.get('dense_decay'),
+    dense_kernels=_dense_decay(c, phase.method),
     coupled=c.coupled,
     learning_rate=plan.learning_rate,
   )
@@ -160,6 +162,19 @@ def optimizer(
   if isinstance(phase.method, methods.Frozen):
     chain = [optim.keep_zeros(), *chain, optim.keep_zeros()]
   return optax.chain(*chain)
+
+
+def _dense_decay(config: Any, method: Method | None) -> float | None:
+  """The decay of kernels that no learned threshold stands beside."""
+  decay = config.get('dense_decay')
+  if decay is not None and not isinstance(method, methods.STR):
+    raise ValueError(
+      'optimizer.dense_decay tells kernels apart by their learned thresholds, '
+      f'but {"dense" if method is None else type(method).__name__} has none: '
+      'leave it out, and with it method.freeze, finetune and rewind, which '
+      'write the thresholds into the weights.'
+    )
+  return decay
 
 
 def _threshold_decay(config: Any, method: Method | None) -> float | None:

@@ -36,7 +36,7 @@ def check(workdir: pathlib.Path, config: Any) -> None:
       )
     return
   differences = [
-    f'{name}={ours!r} (there: {theirs!r})'
+    f'{name}={_short(ours)} (there: {_short(theirs)})'
     for name, ours, theirs in _differences(
       _as_json(config), records.read_json(path)
     )
@@ -70,6 +70,12 @@ def claim(workdir: pathlib.Path, config: Any) -> None:
     ) from error
 
 
+def _short(value: Any, most: int = 60) -> str:
+  """A value as text, a long one only its beginning."""
+  text = repr(value)
+  return text if len(text) <= most else f'{text[:most]}...'
+
+
 def _as_json(config: Any) -> records.Record:
   """Through JSON, so that tuples compare as the lists it makes of them."""
   return json.loads(json.dumps(config.to_dict()))
@@ -82,5 +88,5 @@ def _differences(
     a, b = ours.get(name), theirs.get(name)
     if isinstance(a, dict):
       yield from _differences(a, b or {}, f'{prefix}{name}.')
-    elif a != b and (a or name in theirs):  # an older config lacks new fields
-      yield f'{prefix}{name}', a, b
+    elif a != b and (a is not None or name in theirs):
+      yield f'{prefix}{name}', a, b  # an older config lacks new fields

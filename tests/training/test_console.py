@@ -1,9 +1,11 @@
 """Nobody reads what is printed any more: the program goes on to its end."""
 
 import contextlib
+import io
 import os
 import pathlib
 import pty
+import signal
 import subprocess
 import sys
 
@@ -70,6 +72,16 @@ def test_an_output_that_was_never_open(tmp_path):
     p.communicate(timeout=60)
   assert p.returncode == 0
   assert left.read_text() == 'done'
+
+
+def test_an_output_of_another_kind_is_left_alone(monkeypatch):
+  notebook = io.StringIO()  # has no file behind it either
+  monkeypatch.setattr(sys, 'stdout', notebook)
+  monkeypatch.setattr(sys, 'stderr', notebook)
+  monkeypatch.setattr(signal, 'signal', lambda *_: None)
+  console.outlive_terminal()
+  print('seen')
+  assert notebook.getvalue() == 'seen\n'
 
 
 def test_a_terminal_that_was_closed(tmp_path):

@@ -238,4 +238,5 @@ def test_the_command_line_chooses_the_loop(tmp_path, monkeypatch):
   flags.run(f'{spec}:imp', [], str(tmp_path))
   flags.run(f'{spec}:dense', [], str(tmp_path))
   flags.run(f'{spec}:dense', ['--config.imp.sparsity=0.5'], str(tmp_path))
-  assert called == [imp, loop, imp]
+  flags.run(f'{spec}:dense', ['--config.imp.rewind_steps=0'], str(tmp_path))
+  assert called == [imp, loop, imp, imp]

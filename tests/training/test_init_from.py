@@ -1,6 +1,7 @@
 """Runs that start from another's weights."""
 
 import contextlib
+import json
 import shutil
 
 import jax
@@ -121,6 +122,40 @@ def test_st3_to_st3_takes_weights_and_thresholds(
     np.testing.assert_array_equal(ours[path], leaf)
   assert all(w > 0 for p, w in ours.items() if p.startswith('thresholds/'))
   assert 'starts afresh' not in capsys.readouterr().out
+
+
+def test_a_net_wide_threshold_is_taken_whole_or_not_at_all(recorded):
+  run = recorded('dense')
+  method = methods.create('str', granularity='global', init_value=-3.0)
+  dense = checkpoint.read_variables(run.directory)
+  fresh = str_jax.add_thresholds(method, dense)
+  part = str_jax.add_thresholds(
+    methods.create('str', granularity='global', init_value=-1.0),
+    dense,
+    where=lambda path, _: path[-1] == 'kernel' and path[-2] != 'stem',
+  )
+  whole = str_jax.add_thresholds(
+    methods.create('str', granularity='global', init_value=-1.0), dense
+  )
+  for theirs, wanted in ((part, {-3.0}), (whole, {-1.0})):
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(checkpoint, 'read_variables', lambda _, t=theirs: t)
+      patch.setattr(init_from, 'method_of', lambda *_: method)
+      loaded = init_from.load(run.directory, fresh, 'convnet', method)
+    found = {
+      float(leaf.ravel()[0])
+      for path, leaf in flat(loaded).items()
+      if path.endswith('kernel_threshold')
+    }
+    assert found == wanted
+
+
+def test_the_folder_of_several_rounds_is_no_run(recorded, tmp_path):
+  saved = json.loads((recorded('dense').directory / 'config.json').read_text())
+  saved['imp']['rounds'] = 2
+  (tmp_path / 'config.json').write_text(json.dumps(saved))
+  with pytest.raises(ValueError, match='name that of a round, as .*/round-2'):
+    init_from.check(tmp_path, 'convnet')
 
 
 def test_a_frozen_network_is_taken_as_it_is(recorded, make_config, tmp_path):

@@ -130,6 +130,19 @@ def test_says_what_the_run_did(tmp_path):
   assert rows[-1][2:4] == ['600', '150']
 
 
+def test_rounds_of_pruning_stand_in_a_table(tmp_path):
+  rounds = [
+    {'sparsity': p, 'nonzero': n, 'top1': a, 'best_top1': None, 'seconds': 1.0}
+    for p, n, a in ((0.0, 600, 0.9), (0.75, 150, 0.875))
+  ]
+  seen, _ = words(write(tmp_path, rounds=rounds))
+  assert (
+    'Round by round Round Sparsity Kept Test accuracy'
+    ' 0 0.00% 600 90.00% 1 75.00% 150 87.50%'
+  ) in seen
+  assert 'Round by round' not in words(write(tmp_path))[0]
+
+
 def test_needs_no_other_file(tmp_path):
   text = write(tmp_path)
   _, tree = words(text)

@@ -62,6 +62,17 @@ DIGITS = 1197  # training images: 19 steps of 64, the last one partial
     ('st3', {'method.finetune_steps': -1}, 'finetune_steps must be 0 or'),
     (
       'st3',
+      {'optimizer.dense_decay': 0.1},
+      'dense_decay tells .* ST3 has none',
+    ),
+    ('dense', {'optimizer.dense_decay': 0.0}, 'dense_decay tells .* dense has'),
+    (
+      'str',
+      {'optimizer.dense_decay': 0.0, 'method.freeze_steps': 8},
+      'dense_decay tells .* Frozen has',
+    ),
+    (
+      'st3',
       {'method.finetune_learning_rate': None},
       'method.finetune_learning_rate is needed',
     ),

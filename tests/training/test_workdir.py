@@ -55,6 +55,12 @@ def test_a_run_from_before_a_field_existed_goes_on(
   with pytest.raises(ValueError, match='imp.rounds=2 .there: None') as error:
     workdir.check(tmp_path / 'run', make_config('str', **{'imp.rounds': 2}))
   sentence(error)
+  del saved['method']['rewind_steps']
+  (tmp_path / 'run' / 'config.json').write_text(json.dumps(saved))
+  with pytest.raises(ValueError, match='method.rewind_steps=0 .there: None'):
+    workdir.check(
+      tmp_path / 'run', make_config('str', **{'method.rewind_steps': 0})
+    )
 
 
 def test_what_does_not_change_the_numbers_may_differ(
