@@ -3,11 +3,13 @@
   python benchmarks/fastgrnn.py
 
 For each seed it trains configs/fastgrnn.py with a full rank, and with STR at
-each decay; it cuts the dead ranks out and trains a plain low-rank cell of the
-ranks that were found, with the same seed (finished runs are taken as they
-are). What counts on the test images are the last weights of each run. Writes
-fastgrnn.json, with every run, and fastgrnn.md, with the table, to
-benchmarks/results.
+each decay; it cuts the dead ranks out, with a full matrix in place of two
+factors that would be larger, and trains a plain low-rank cell of the ranks that
+were found, with the same seed (finished runs are taken as they are). Parameters
+and multiply-adds are those of the cell cut down, and of the others as trained,
+whose factors of a high rank are larger than the full matrix. What counts on the
+test images are the last weights of each run. Writes fastgrnn.json, with every
+run, and fastgrnn.md, with the table, to benchmarks/results.
 """
 
 from __future__ import annotations

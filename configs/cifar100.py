@@ -6,7 +6,7 @@ python main.py --config=configs/cifar100.py:st3-90 --config.data_dir=DIR
 the 50,000 training images are held out for validation. The network has 1.86
 million weights and costs 271 million multiply-adds an image, nearly seven
 times ResNet-20. In training, dropout takes 0.2 of the channels within each
-block; --config.model.dropout=0 takes none.
+of its blocks; --config.model.dropout=0 takes none.
 
 Ten epochs, settings of our own, those of configs/cifar10.py:
 
@@ -39,5 +39,4 @@ VARIANTS = {
 
 def get_config(variant: str | None = None) -> common.ConfigDict:
   config = recipes.cifar('cifar100', 'wrn_34_2')
-  config.model.dropout = 0.2
   return common.with_variant(config, variant, VARIANTS, default='str')

@@ -9,41 +9,44 @@ of it from epoch 200 (STR, ICML 2020, section 4.2), with Adam as in the cell's
 authors' code (microsoft/EdgeML), where decay joins the gradient.
 
   digits, rows of the 8 x 8 images as 8 steps of 8 features, 32 hidden; decays
-  of our own: .2 was the largest tried with no less accuracy on validation, over
-  three seeds, than the full rank, .5 goes further. Test accuracy over five
-  seeds, in 25 s a run on a free core (benchmarks/results/fastgrnn.json; 360
-  images, so that a point more or less means little):
+  of our own: .2 was picked by accuracy on validation, .5 goes further. Test
+  accuracy, parameters and ranks (W, U), means over five seeds, 40 s a run on a
+  shared core (benchmarks/results/fastgrnn.json; 360 images, so that a point
+  more or less means little):
 
-    digits-full  96.06  full (8, 32), 1,676 parameters
-    digits       96.89  at .2, about (7, 16), 1,705 parameters without the dead
-                 ranks; those ranks fixed: 96.06
-    digits-0.5   96.06  about (6, 12), 1,399 parameters; fixed: 95.72
+    digits-full  96.06  1,676  full (8, 32)
+    digits       96.89  1,644  about (7, 16), decay .2; fixed at them: 96.06
+    digits-0.5   96.06  1,394  about (6, 12), decay .5; fixed at them: 95.72
     digits-plain-7-16
 
-HAR-2 and Google-12 as in the paper, with its test accuracy in %, ranks
-(W, U) that STR found or that are fixed, and decay. Not run here.
+  Parameters are without the dead ranks, and of the full matrix where the two
+  factors are larger (str_jax.compaction): at .2 that is hardly fewer than full.
+
+HAR-2 and Google-12 as in the paper, with its test accuracy in %: of the ranks
+(W, U) that STR found, and of the same ranks fixed. Not run here.
 
   har2, from `UCI HAR Dataset` in --config.data_dir: 128 steps of 9 signals,
   80 hidden.
 
-    har2-full       96.10  full (9, 80)
-    har2            95.76  (9, 8) at .001
-    har2-plain-9-8  94.06  har2-plain-9-7  93.15  har2-plain-8-7  94.88
+    full (9, 80)           96.10  har2-full
+    (9, 8)    95.76  har2  94.06  har2-plain-9-8
+    (9, 7)    95.62  har2  93.15  har2-plain-9-7
+    (8, 7)    95.59  har2  94.88  har2-plain-8-7
 
   google12, from TFDS's speech_commands: 99 steps of 32 log-mel features, 100
   hidden. TFDS's recordings are of version 0.02, all of its other words are
   one class: 85,511 to train on and 4,890 to test on, where the paper has
   22,246 and 3,081 (version 0.01); expect other figures.
 
-    google12-full         92.30  full (32, 100)
-    google12              94.45  (12, 40) at .001
-    google12-0.002        94.25  (10, 31)
-    google12-0.005        94.45  (9, 24)
-    google12-plain-12-40  92.79  google12-plain-11-35  92.86
-    google12-plain-10-31  92.86  google12-plain-9-24   93.18
+    full (32, 100)                   92.30  google12-full
+    (12, 40)  94.45  google12        92.79  google12-plain-12-40
+    (11, 35)  94.42  google12        92.86  google12-plain-11-35
+    (10, 31)  94.25  google12-0.002  92.86  google12-plain-10-31
+    (9, 24)   94.45  google12-0.005  93.18  google12-plain-9-24
 
-The paper gives s at the start as -10 or below; here it is -10 throughout. Its
-(9, 7) and (8, 7) on HAR-2 and (11, 35) on Google-12 have decay .001 too.
+The decay is the paper's, .001 unless the name says another; rows that share a
+variant have the same. The paper gives s at the start as -10 or below; here it
+is -10 throughout.
 """
 
 from configs import common

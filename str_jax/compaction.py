@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import numpy as np
 
 from str_jax.models import FastGRNN
+from str_jax.paths import THRESHOLD, named_leaves
 from str_jax.variables import effective_params
 
 _MATRICES = ('W', 'U')
@@ -25,7 +27,8 @@ def ranks(model: FastGRNN, variables: Any) -> dict[str, int]:
     ``{'W': rank, 'U': rank}``.
 
   Raises:
-    ValueError: the model has no gates.
+    ValueError: the model is no FastGRNN, has no gates, or has no method where
+      the variables hold thresholds.
 
   STR (ICML 2020), section 4.2.
 
@@ -36,10 +39,22 @@ def ranks(model: FastGRNN, variables: Any) -> dict[str, int]:
   >>> ranks(model, variables)
   {'W': 3, 'U': 4}
   """
+  if not isinstance(model, FastGRNN):
+    raise ValueError(
+      'ranks and compact are for a FastGRNN alone (str_jax.models), got a '
+      f'{type(model).__name__}: its convolutions have no ranks.'
+    )
   if not model.gated:
     raise ValueError(
       'the ranks of a FastGRNN are those of its gates, but this one has none: '
       'make it with gated=True.'
+    )
+  if model.method is None and any(
+    path[-1] == THRESHOLD for path in named_leaves(variables)
+  ):
+    raise ValueError(
+      'the variables hold thresholds, but the model has no method: make it '
+      'with the one they belong to, or pass str_jax.freeze(method, variables).'
     )
   cell = effective_params(model.method, variables)['cell']
   return {
@@ -54,19 +69,21 @@ def compact(model: FastGRNN, variables: Any) -> tuple[FastGRNN, Any]:
   .. math::
      (W_1 \odot 1 m^T)\,W_2 = \sum_{i : m_i \ne 0} (m_i w_{1,i})\, w_{2,i}^T
 
-  The gates that are left are multiplied into the first factor. A matrix with
-  no rank left is zero and has no parameters: its rank is then 0.
+  The gates that are left are multiplied into the first factor. Two factors of
+  rank r have r (in + out) numbers: where that is no less than in * out, they
+  are multiplied out into the full matrix, and its rank is then None. A matrix
+  with no rank left is zero and has no parameters: its rank is then 0.
 
   Args:
     model: with ``gated=True`` and the method of the variables.
     variables: Linen collections, with the method's thresholds.
 
   Returns:
-    (model, variables): the plain low-rank model of the ranks found, dense,
-    and its variables, as NumPy arrays.
+    (model, variables): the plain model, dense, never larger than one of full
+    matrices, and its variables, as NumPy arrays.
 
   Raises:
-    ValueError: the model has no gates.
+    ValueError: as for :func:`ranks`.
 
   STR (ICML 2020), section 4.2.
 
@@ -76,28 +93,30 @@ def compact(model: FastGRNN, variables: Any) -> tuple[FastGRNN, Any]:
   >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 5, 3, 1)))
   >>> variables['params']['cell']['W']['kernel'] = jnp.array([0.0, 2.0, 0.0])
   >>> small, variables = compact(model, variables)
-  >>> small.w_rank, small.u_rank
-  (1, 4)
+  >>> small.w_rank, small.u_rank  # U is 4 x 4, and all of its ranks are left
+  (1, None)
   >>> jax.tree.map(jnp.shape, variables['params']['cell']['W'])
   {'down': {'kernel': (3, 1)}, 'up': {'kernel': (1, 4)}}
   """
-  found = ranks(model, variables)
-  params = effective_params(model.method, variables)
+  left: dict[str, int | None] = {**ranks(model, variables)}
+  params = jax.tree.map(np.asarray, effective_params(model.method, variables))
   cell = {k: v for k, v in params['cell'].items() if k not in _MATRICES}
-  for name, rank in found.items():
+  for name, rank in left.items():
     if rank:
-      cell[name] = _without_gates(params['cell'][name])
+      cell[name] = _without_gates(**params['cell'][name])
+      left[name] = rank if 'down' in cell[name] else None
   small = model.clone(
-    method=None, gated=False, w_rank=found['W'], u_rank=found['U']
+    method=None, gated=False, w_rank=left['W'], u_rank=left['U']
   )
   return small, {'params': {**params, 'cell': cell}}
 
 
-def _without_gates(matrix: Any) -> dict[str, dict[str, np.ndarray]]:
-  """The leaves of a gated matrix as those of the two layers it comes to."""
-  down, gates, up = (np.asarray(matrix[k]) for k in ('down', 'kernel', 'up'))
-  alive = gates != 0
-  return {
-    'down': {'kernel': down[:, alive] * gates[np.newaxis, alive]},
-    'up': {'kernel': up[alive]},
-  }
+def _without_gates(
+  down: np.ndarray, kernel: np.ndarray, up: np.ndarray
+) -> dict[str, Any]:
+  """The leaves of a gated matrix as those of two layers, or of the one."""
+  alive = kernel != 0
+  down, up = down[:, alive] * kernel[np.newaxis, alive], up[alive]
+  if down.size + up.size >= len(down) * up.shape[1]:
+    return {'kernel': down @ up}
+  return {'down': {'kernel': down}, 'up': {'kernel': up}}

@@ -1,8 +1,8 @@
 """Multiply-adds of each layer, read off the model itself.
 
 The model's call is traced abstractly, and the data flow of the trace is
-followed from the input and from every kernel, with the other parameters of
-its layer: where the two meet in a convolution, a dot product or a product, the
+followed from the input and from every kernel, with the other matrices of its
+layer: where the two meet in a convolution, a dot product or a product, the
 multiply-adds are that layer's. So a kernel may be thresholded on its way, and
 a convolution written as something else. Nothing is computed and no table of
 layers is kept.
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.extend import core
 
-from str_jax.paths import is_kernel, named_leaves
+from str_jax.paths import THRESHOLD, Path, is_kernel, named_leaves
 
 # What went into a value of the trace: the input, whatever else beside it; else
 # the kernels of some layers; else nothing of interest.
@@ -58,8 +58,8 @@ def count(
     model that is itself a layer has the path ''.
 
   Raises:
-    ValueError: a kernel never meets the input, or it cannot be said which
-      layer's multiply-adds an operation has.
+    ValueError: a kernel never meets the input, or in a while loop, or it
+      cannot be said which layer's multiply-adds an operation has.
 
   >>> from flax import linen as nn
   >>> model = nn.Sequential([nn.Conv(8, (3, 3), strides=2), nn.Dense(10)])
@@ -77,9 +77,9 @@ def count(
   layers = {path[:-1] for path, leaf in leaves.items() if is_kernel(path, leaf)}
   origins = [
     frozenset({'/'.join(path[1:-1])})
-    if path[0] == 'params' and path[:-1] in layers
+    if path[:-1] in layers and _multiplies(path, leaf)
     else _NOTHING
-    for path in leaves
+    for path, leaf in leaves.items()
   ]
   _, counts = _follow(trace.jaxpr, [*origins, _INPUT])
   unused = sorted(_NOTHING.union(*origins) - set(counts))
@@ -90,6 +90,13 @@ def count(
       f'{", ".join(unused)}. Call them, or take them out of the model.'
     )
   return dict(counts)
+
+
+def _multiplies(path: Path, leaf: Any) -> bool:
+  """Whether a leaf beside a kernel is a factor of it: no bias, no gain."""
+  if path[0] != 'params' or path[-1] == THRESHOLD:
+    return False
+  return is_kernel(path, leaf) or leaf.ndim > 1
 
 
 def _merge(origins: Iterable[Origin]) -> Origin:
@@ -126,6 +133,8 @@ def _follow_equation(
     return _follow_scan(params, operands)
   if name == 'cond':
     return _follow_cond(params, operands)
+  if name == 'while':
+    _refuse_while(operands)
   inner = params.get('jaxpr', params.get('call_jaxpr'))
   inner = getattr(inner, 'jaxpr', inner)  # of a ClosedJaxpr
   if inner is not None and len(inner.invars) == len(operands):
@@ -142,6 +151,16 @@ def _follow_equation(
     for layer in kernels:
       counts[layer] = _PRODUCTS[name](equation)
   return [_merge(operands)] * len(equation.outvars), counts
+
+
+def _refuse_while(operands: list[Origin]) -> None:
+  kernels = _NOTHING.union(*operands) - _INPUT
+  if kernels and _INPUT in operands:
+    raise ValueError(
+      f'the kernels of {", ".join(sorted(kernels))} meet the input in a while '
+      'loop, whose number of steps nobody knows, so their multiply-adds cannot '
+      'be counted: use a scan, or a loop of a fixed number of steps.'
+    )
 
 
 def _follow_scan(

@@ -127,12 +127,22 @@ def test_multiply_adds_of_vgg16():
 
 
 @pytest.mark.parametrize(
-  ('name', 'layers'), [('vgg11', 9), ('vgg13', 11), ('vgg19', 17)]
+  ('name', 'layers', 'channels'),
+  [
+    ('vgg11', 9, 512),
+    ('vgg13', 11, 512),
+    ('vgg19', 17, 512),
+    ('vgg11_st3', 5, 128),
+    ('vgg13_st3', 7, 128),
+    ('vgg16_st3', 8, 128),
+    ('vgg19_st3', 9, 128),
+  ],
 )
-def test_depth_of_vggs(name, layers):
+def test_depth_of_vggs(name, layers, channels):
   """The usual number less 2: one classifier stands for three."""
   counts = flops.count(models.create(name, num_classes=10), (32, 32, 3))
   assert len(counts) == layers
+  assert counts['classifier'] == channels * 10
 
 
 def seen(model, variables, images, **settings):

@@ -9,6 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 import main
+from benchmarks import flops as benchmark
 from str_jax.paths import is_kernel, named_leaves
 from str_jax.training import build, flags, state
 from str_jax.training import plan as plans
@@ -32,25 +33,26 @@ SETS = {
   'fake': (10_000, 1000, (224, 224, 3)),
 }
 
-# sparsity %, weight decay x 1e5, s at the start, top-1 %, multiply-adds (M)
+# sparsity %, weight decay x 1e5, s at the start
 STR_RESNET50 = """
-  79.55  1.7          -3200   76.19  766
-  81.27  1.751757813  -3200   76.12  705
-  87.70  2.051757813  -3200   74.73  402
-  90.23  2.251757813  -3200   74.31  343
-  90.55  2.051757813  -800    74.01  341
-  94.80  3.051757813  -3200   70.97  182
-  95.03  3.351757813  -12800  70.40  159
-  95.15  3.051757813  -1600   70.23  162
-  96.11  3.051757813  -100    67.78  127
-  96.53  4.051757813  -12800  67.22  117
-  97.78  5.217578125  -12800  62.84  80
-  98.05  5.651757813  -12800  61.46  73
-  98.22  6.051757813  -12800  59.76  68
-  98.79  7.551757813  -12800  54.79  54
-  98.98  8.551757813  -12800  51.82  47
-  99.10  9.051757813  -12800  50.35  44
+  79.55  1.7          -3200
+  81.27  1.751757813  -3200
+  87.70  2.051757813  -3200
+  90.23  2.251757813  -3200
+  90.55  2.051757813  -800
+  94.80  3.051757813  -3200
+  95.03  3.351757813  -12800
+  95.15  3.051757813  -1600
+  96.11  3.051757813  -100
+  96.53  4.051757813  -12800
+  97.78  5.217578125  -12800
+  98.05  5.651757813  -12800
+  98.22  6.051757813  -12800
+  98.79  7.551757813  -12800
+  98.98  8.551757813  -12800
+  99.10  9.051757813  -12800
 """
+# and top-1 %, multiply-adds (M)
 STR_MOBILENET_V1 = """
   75.28  1.551757813  -100    68.35  101
   79.07  1.551757813  -25     66.52  81
@@ -130,6 +132,16 @@ def rows(table):
   return [line.split() for line in table.strip().splitlines()]
 
 
+def with_figures(table):
+  """Rows of ResNet50 with the paper's top-1 and multiply-adds behind them."""
+  figures = benchmark.figures()
+  papers = [figures[f'str-resnet50-{row[0]}'] for row in rows(table)]
+  return [
+    (*row, f'{paper["top1"]:.2f}', f'{paper["mflops"]:.0f}')
+    for row, paper in zip(rows(table), papers)
+  ]
+
+
 def fields(config, prefix=''):
   """All fields by dotted name."""
   found = {}
@@ -189,15 +201,15 @@ def test_docstrings_hold_a_command_that_works(name):
 @pytest.mark.parametrize(
   'name, table, dense',
   [
-    ('resnet50', STR_RESNET50, (3.0517578125e-5, '77.01 +4.09G')),
-    ('mobilenet_v1', STR_MOBILENET_V1, (3.0517578e-5, '71.95 +569M')),
+    ('resnet50', with_figures(STR_RESNET50), (3.0517578125e-5, '77.01 +4.09G')),
+    ('mobilenet_v1', rows(STR_MOBILENET_V1), (3.0517578e-5, '71.95 +569M')),
   ],
 )
 def test_every_row_of_str_is_a_variant(name, table, dense):
   module = MODULES[name]
   expected = {
     f'str-{sparsity}': (float(f'{decay}e-5'), float(s), rf'{top1} +{flops}M')
-    for sparsity, decay, s, top1, flops in rows(table)
+    for sparsity, decay, s, top1, flops in table
   }
   expected['dense'] = (dense[0], None, dense[1])
   found = [v for v in module.VARIANTS if v == 'dense' or v.startswith('str-')]
@@ -270,3 +282,10 @@ def test_cifar100_trains_with_dropout():
   assert build.model(config, 100, None).dropout == 0.2
   config.model.dropout = 0.0
   assert build.model(config, 100, None).dropout == 0.0
+
+
+def test_cifar100_takes_another_network():
+  config, _ = flags.load_config(
+    str(ROOT / 'configs/cifar100.py'), ['--config.model.name=vgg16']
+  )
+  assert len(build.model(config, 100, None).stage_sizes) == 5

@@ -1,5 +1,7 @@
 """FastGRNN: its cell, its three kinds of matrices, its FLOPs, its errors."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -148,6 +150,7 @@ def test_flops_are_proportional_to_the_rank():
   ('settings', 'message'),
   [
     ({'first_layer_dense': True}, 'first_layer_dense at False; got True'),
+    ({'last_layer_dense': True}, 'last_layer_dense at False; got True'),
     ({'init': 'fan_out'}, "init at 'fan_in'; got 'fan_out'"),
     ({'density': 0.5}, 'density at 1.0'),
     ({'norm_momentum': 0.99}, 'norm_momentum at 0.9'),
@@ -185,13 +188,17 @@ PAPER = """
 
 @pytest.mark.parametrize('row', PAPER.strip().splitlines())
 def test_the_papers_rows_are_variants(row):
-  name, w, u, fixed, _, decay = row.split()
+  name, w, u, fixed, accuracy, decay = row.split()
   plain = configs.get_config(f'{name}-plain-{w}-{u}')
   assert (plain.model.w_rank, plain.model.u_rank) == (int(w), int(u))
   assert (plain.method.name, plain.optimizer.weight_decay) == ('dense', 0)
-  assert fixed in configs.__doc__
   suffix = '' if decay == '.001' else f'-0{decay}'
   learned = configs.get_config(name + suffix)
+  assert re.search(
+    rf'\({w}, {u}\) +{accuracy} +{learned.variant} +{fixed} +{plain.variant}$',
+    configs.__doc__,
+    re.MULTILINE,
+  )
   assert learned.optimizer.weight_decay == float(decay)
   assert (learned.method.name, learned.method.g) == ('str', 'exp')
   assert learned.method.init_value <= -10

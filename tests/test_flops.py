@@ -49,10 +49,9 @@ def test_learned_budgets_cost_what_was_published(weights, resnet50_counts):
   assert len(FIGURES) == 16
   for name, paper in FIGURES.items():
     budget = budgets.load_published(name)
-    # Printed in whole millions, of budgets with four digits.
-    spread = 0.5 + 0.5e-4 * sum(resnet50_counts.values()) / 1e6
     cost = benchmark.kept(resnet50_counts, budget)
-    assert cost == pytest.approx(paper['mflops'], abs=min(spread, 0.6)), name
+    # Printed in whole millions; the four digits of a budget add little to it.
+    assert cost == pytest.approx(paper['mflops'], abs=0.6), name
     left = benchmark.kept(weights, budget)
     if name == 'str-resnet50-81.27':  # its 4.47M disagree with its 81.27%
       assert left == pytest.approx((1 - 0.8127) * 25.502912, abs=0.005)
@@ -176,6 +175,40 @@ def test_norms_and_constant_filters_are_not_counted():
   assert flops.count(Filtered(), (4,)) == {'dense': 8}
 
 
+def test_gains_beside_a_kernel_are_not_counted():
+  class Scaled(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      ones = nn.initializers.ones
+      kernel = self.param('kernel', ones, (4, 3))
+      gain = self.param('scale', ones, (3,))[jnp.newaxis]
+      threshold = self.param('kernel_threshold', ones, (1, 1))
+      return (x @ kernel) * gain * threshold
+
+  assert flops.count(Scaled(), (4,)) == {'': 12}
+
+
+def test_a_loop_of_a_known_number_of_steps_is_counted():
+  class Looped(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      kernel = Kernel(name='shared')()
+      return jax.lax.fori_loop(0, 3, lambda _, y: y @ kernel, x)
+
+  assert flops.count(Looped(), (4,)) == {'shared': 3 * 16}
+
+
+def test_a_kernel_may_be_looked_at_in_a_while_loop():
+  class Normal(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      kernel = Kernel(name='only')()
+      double = lambda w: 2 * w
+      return x @ jax.lax.while_loop(lambda w: w.sum() < 64, double, kernel)
+
+  assert flops.count(Normal(), (4,)) == {'only': 16}
+
+
 class Kernel(nn.Module):
   @nn.compact
   def __call__(self):
@@ -194,6 +227,11 @@ class Broken(nn.Module):
       return jax.lax.cond(
         x[0, 0] > 0, lambda: x @ first @ second, lambda: x @ second
       )
+    if self.how == 'while':  # and once outside
+      again = lambda y: y @ second
+      return jax.lax.while_loop(
+        lambda y: y.sum() < 9, again, x @ first @ second
+      )
     return x @ first + second.sum()
 
 
@@ -202,6 +240,7 @@ class Broken(nn.Module):
   [
     ('mixed', 'first, second are mixed'),
     ('branches', 'branches of a condition'),
+    ('while', 'second .* while loop'),
     ('unused', 'these layers do not: second'),
   ],
 )

@@ -37,6 +37,7 @@ RESIZED = {
   **dict.fromkeys(('resnet8', 'resnet32', 'resnet56'), 'resnet20'),
   'resnet34': 'resnet18',
   **dict.fromkeys(('vgg11', 'vgg13', 'vgg19'), 'vgg16'),
+  **dict.fromkeys((f'vgg{n}_st3' for n in (11, 13, 16, 19)), 'vgg16'),
   'wrn_28_10': 'wrn_34_2',
 }
 LOWERINGS = ('xla', 'cpu')
@@ -120,7 +121,7 @@ def test_sparse_is_dense_with_effective_weights(name, method):
   assert zeros or method == 'frozen'
   dense = {k: v for k, v in variables.items() if k != COLLECTION}
   dense['params'] = params
-  for lowering in LOWERINGS:
+  for lowering in LOWERINGS if name != 'fastgrnn' else ('xla',):  # none there
     sparse = create(name, method=METHODS[method], lowering=lowering)
     logits = jax.jit(sparse.apply)(variables, images(name))
     expected = dense_apply(name, lowering)(dense, images(name))

@@ -1,5 +1,7 @@
 """HAR-2: the smartphone activities of the UCI archive in two classes."""
 
+import statistics
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -38,21 +40,23 @@ def read(data_dir: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     ValueError: if a file is not what it should be.
   """
   folder = data_dir / FOLDER / split
-  path = folder / f'y_{split}.txt'
-  activities = _table(path, 1)[:, 0]
-  if not np.isin(activities, range(1, 7)).all():
-    raise _wrong(path, 'it has numbers other than 1 to 6')
-  signals = []
+  y = folder / f'y_{split}.txt'
+  inertial = folder / 'Inertial Signals'
+  tables = {y: _table(y, 1)}
   for name in SIGNALS:
-    path = folder / 'Inertial Signals' / f'{name}_{split}.txt'
-    table = _table(path, STEPS)
-    if len(table) != len(activities):
+    path = inertial / f'{name}_{split}.txt'
+    tables[path] = _table(path, STEPS)
+  lines = statistics.mode(map(len, tables.values()))
+  for path, table in tables.items():
+    if len(table) != lines:
       raise _wrong(
-        path, f'it has {len(table)} lines, where y has {len(activities)}'
+        path, f'it has {len(table)} lines, where most files have {lines}'
       )
-    signals.append(table)
+  activities = tables.pop(y)[:, 0]
+  if not np.isin(activities, range(1, 7)).all():
+    raise _wrong(y, 'it has numbers other than 1 to 6')
   labels = _CLASS_OF[activities.astype(int)].astype(np.int32)
-  return np.stack(signals, axis=-1)[:, :, np.newaxis], labels
+  return np.stack([*tables.values()], axis=-1)[:, :, np.newaxis], labels
 
 
 def _table(path: Path, columns: int) -> np.ndarray:
@@ -62,9 +66,13 @@ def _table(path: Path, columns: int) -> np.ndarray:
       f'so that the folder {FOLDER} lies in data_dir (or TFDS_DATA_DIR)'
     )
   try:
-    table = np.loadtxt(path, np.float32, ndmin=2)
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore', UserWarning)  # of a file with no numbers
+      table = np.loadtxt(path, np.float32, ndmin=2)
   except ValueError as error:
     raise _wrong(path, str(error)) from error
+  if not table.size:
+    raise _wrong(path, 'it has no numbers')
   if table.shape[1] != columns:
     raise _wrong(
       path, f'its lines have {table.shape[1]} numbers, where {columns} belong'

@@ -1,6 +1,5 @@
 """Sets of sequences, in the place of images: (steps, 1, features), float32."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,7 +84,7 @@ def _newest(folder: Path) -> Path:
     raise FileNotFoundError(
       f'google12 is made from speech_commands, which is not in {folder}: {how}'
     )
-  form = json.loads(found[-1].read_text()).get('fileFormat')
+  form = speech.entry(found[-1], 'fileFormat')
   if form != 'array_record':
     raise FileNotFoundError(
       f'google12 is made from speech_commands, but {found[-1].parent} holds it '

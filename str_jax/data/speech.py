@@ -6,6 +6,7 @@ NumPy alone: no TensorFlow, which TFDS's own reader of audio would load.
 import functools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from str_jax.data.sources import Record
 SAMPLE_RATE = 16_000
 CLIP = 16_000  # samples: one second
 STEPS, FEATURES = 99, 32
+
+_ANEW = 'prepare the set anew'
 
 _WINDOW, _HOP, _FFT = 400, 160, 512  # 25 ms every 10 ms
 _PREEMPHASIS = 0.97
@@ -83,13 +86,24 @@ class Commands:
   Args:
     folder: the prepared set, `.../speech_commands/0.0.3`.
     split: 'train', 'validation' or 'test'.
+
+  Raises:
+    FileNotFoundError: a file of the split is missing.
+    ValueError: a file, or later a record, is damaged.
   """
 
   def __init__(self, folder: Path, split: str) -> None:
     from array_record.python import array_record_data_source
 
-    files = sorted(folder.glob(f'speech_commands-{split}.array_record-*'))
+    files = _files(folder, split)
     self._where = f'{split} of {folder}'
+    for file in files:  # one at a time, to name the one that is damaged
+      try:
+        len(array_record_data_source.ArrayRecordDataSource([str(file)]))
+      except RuntimeError as error:
+        raise ValueError(
+          f'{file} cannot be read ({error or "damaged"}): {_ANEW}'
+        ) from error
     self._records = array_record_data_source.ArrayRecordDataSource(
       [str(file) for file in files]
     )
@@ -98,17 +112,22 @@ class Commands:
     return len(self._records)
 
   def __getitem__(self, index: int) -> Record:
+    from google.protobuf import message
     from tensorflow_datasets.proto import tf_example_pb2
 
-    record = self._records[index]
-    fields = tf_example_pb2.Example.FromString(record).features.feature
+    try:
+      example = tf_example_pb2.Example.FromString(self._records[index])
+    except (message.DecodeError, RuntimeError) as error:
+      raise ValueError(
+        f'record {index} of {self._where} cannot be read ({error}): {_ANEW}'
+      ) from error
+    fields = example.features.feature
     audio = np.array(fields['audio'].int64_list.value, np.int16)
     labels = fields['label'].int64_list.value
     if not len(audio) or len(labels) != 1:
       raise ValueError(
         f'record {index} of {self._where} has {len(audio)} samples of audio '
-        f'and {len(labels)} labels, where some and 1 were wanted: prepare the '
-        'set anew'
+        f'and {len(labels)} labels, where some and 1 were wanted: {_ANEW}'
       )
     image = log_mel(audio)[:, np.newaxis]
     return {'image': image, 'label': labels[0]}
@@ -116,6 +135,45 @@ class Commands:
 
 def classes(folder: Path) -> int:
   """The number of classes of a prepared set, from its features.json."""
-  described = json.loads((folder / 'features.json').read_text())
-  label = described['featuresDict']['features']['label']
-  return int(label['classLabel']['numClasses'])
+  file = folder / 'features.json'
+  keys = ('featuresDict', 'features', 'label', 'classLabel', 'numClasses')
+  return int(entry(file, *keys))
+
+
+def entry(file: Path, *keys: str) -> Any:
+  """What a JSON file of TFDS's holds under keys, one inside the other.
+
+  Raises:
+    FileNotFoundError: if the file is missing.
+    ValueError: if it is no JSON, or does not hold that.
+  """
+  if not file.is_file():
+    raise FileNotFoundError(f'{file} is missing: {_ANEW}')
+  try:
+    value = json.loads(file.read_text())
+    for key in keys:
+      value = value[key]
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(
+      f'{file} does not hold {" > ".join(keys)} ({error!r}): {_ANEW}'
+    ) from error
+  return value
+
+
+def _files(folder: Path, split: str) -> list[Path]:
+  """The files of a split, all that there should be."""
+  stem = f'speech_commands-{split}.array_record'
+  found = sorted(folder.glob(f'{stem}-?????-of-?????'))
+  if not found:
+    raise FileNotFoundError(
+      f'{split} of speech_commands has no files in {folder}: {_ANEW}'
+    )
+  total = found[-1].name.rpartition('-')[2]
+  wanted = [folder / f'{stem}-{i:05d}-of-{total}' for i in range(int(total))]
+  missing = sorted({*wanted} - {*found})
+  if missing:
+    raise FileNotFoundError(
+      f'{split} of speech_commands has {len(wanted) - len(missing)} of '
+      f'{len(wanted)} files: {missing[0]} is missing: {_ANEW}'
+    )
+  return wanted

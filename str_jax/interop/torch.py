@@ -16,7 +16,7 @@ from flax import linen as nn
 from flax import traverse_util
 
 from str_jax import models
-from str_jax.interop import torch_names
+from str_jax.interop import torch_arrays, torch_names
 from str_jax.interop.torch_names import CLASSIFIER, STEM, Names, few
 from str_jax.methods import STR, Method
 from str_jax.paths import KERNEL, THRESHOLD, Path, named_leaves
@@ -35,15 +35,16 @@ def from_state_dict(
   linear or 1x1-convolution classifier to (in, out), STR's `sparseThreshold`
   to the leaf `kernel_threshold`. The number of classes, a classifier's bias,
   and a first or last layer without threshold are read off the names and
-  shapes; `num_batches_tracked` and a prefix `module.` or `model.` that all
-  names share are dropped.
+  shapes; counters and a prefix `module.` or `model.` that all names share are
+  dropped. Of ST-3's networks what comes is dense: masks are in the weights,
+  and biases of convolutions in the running means of the norms after them.
 
   Args:
     state_dict: PyTorch names to tensors (on the CPU) or NumPy arrays; of a
-      checkpoint of STR's code its entry `state_dict`.
-    arch: name of our model, of those whose PyTorch names are known: resnets
-      under torchvision's and STR's names, CIFAR's under ST-3's, mobilenet_v1
-      under STR's.
+      checkpoint its entry `state_dict`.
+    arch: name of our model, of those whose PyTorch names are known: resnet18,
+      34 and 50 under torchvision's and STR's names, mobilenet_v1 under STR's,
+      resnet8, 20, 32 and 56 under those of ST-3's ResNets for CIFAR.
     **sizes: the model's sizes where they are not the usual ones, as for
       `str_jax.models.create`.
 
@@ -52,7 +53,9 @@ def from_state_dict(
     dict does not say where thresholds started: `init_value` is their median.
 
   Raises:
-    ValueError: an unknown arch; names missing or unexpected; other shapes.
+    ValueError: an unknown arch; names missing or unexpected; other shapes;
+      what is no array of numbers; layers of ST-3's that are pruned, but not
+      fixed yet.
 
   STR (ICML 2020) and ST-3 (WACV 2023), their released code.
 
@@ -66,7 +69,9 @@ def from_state_dict(
   (8, 10)
   """
   names = torch_names.of(arch)
-  found = _without_prefix(state_dict)
+  found = torch_arrays.read(state_dict)
+  if names.pruned_layers:
+    found = torch_arrays.without_pruning(found)
   learned = [v for n, v in found.items() if n.endswith(_THRESHOLD)]
   method = None
   if learned:
@@ -81,19 +86,28 @@ def from_state_dict(
 
 
 def to_state_dict(
-  method: Method | None, variables: Any, arch: str
+  method: Method | None,
+  variables: Any,
+  arch: str,
+  *,
+  conv_classifier: bool | None = None,
 ) -> dict[str, np.ndarray]:
   """The PyTorch state dict of our variables; undoes `from_state_dict`.
 
   PyTorch's `load_state_dict` takes it once every array went through
-  `torch.from_numpy`. The classifier is a 1x1 convolution where the released
-  code has one: with STR's thresholds, and in mobilenet_v1.
+  `torch.from_numpy`; that of ST-3's networks with strict=False, for what their
+  layers hold beside the weights (and their dense convolutions' biases, to be
+  set to 0).
 
   Args:
     method: None, or an STR as the released code knows it: a layer's one
       threshold, g = sigmoid, slope 1.
     variables: parameters and statistics, or any tree of that structure.
     arch: name of our model, as for `from_state_dict`.
+    conv_classifier: whether the classifier is a 1x1 convolution, as in all of
+      STR's released networks, the dense, GMP and DNW ones too, or linear, as
+      in torchvision and in ST-3's. None: a convolution with thresholds of
+      STR's, and in mobilenet_v1.
 
   Returns:
     PyTorch names to NumPy arrays in PyTorch's layouts.
@@ -129,7 +143,9 @@ def to_state_dict(
       'no others: pass the method they belong to, or str_jax.freeze them '
       'with it and pass None.'
     )
-  conv = method is not None or names.conv_classifier
+  conv = conv_classifier
+  if conv is None:
+    conv = method is not None or names.conv_classifier
   return {
     name: _to_theirs(np.asarray(leaves[path]), path, conv)
     for name, path in names.paths(leaves, arch).items()
@@ -182,25 +198,6 @@ class BatchNorm(nn.BatchNorm):
       'batch_stats', 'var', self.momentum * before + biased * n / (n - 1)
     )
     return y
-
-
-def _without_prefix(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """The arrays by name, without what wrappers and counters add."""
-  found = {}
-  for name, value in state_dict.items():
-    if name.endswith('num_batches_tracked'):
-      continue
-    try:
-      found[name] = np.asarray(value)
-    except (TypeError, RuntimeError) as error:
-      raise ValueError(
-        f'the state dict must hold tensors on the CPU or arrays, but {name} '
-        f'cannot be read as one: load it with map_location="cpu" ({error}).'
-      ) from error
-  for prefix in ('module.', 'model.'):
-    if all(name.startswith(prefix) for name in found):
-      found = {n.removeprefix(prefix): value for n, value in found.items()}
-  return found
 
 
 def _leaves(

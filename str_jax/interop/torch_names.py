@@ -36,12 +36,14 @@ class Names:
       net from 0.
     inner: our layers inside a block to their modules inside the block's.
     conv_classifier: whether the classifier is always a 1x1 convolution.
+    pruned_layers: whether layers may be ST-3's, see `torch_arrays`.
   """
 
   outer: Mapping[str, str]
   block: str
   inner: Mapping[str, str]
   conv_classifier: bool = False
+  pruned_layers: bool = False
 
   def paths(self, leaves: Iterable[Path], arch: str) -> dict[str, Path]:
     """The name of every leaf of our variables.
@@ -117,6 +119,7 @@ _ST3 = Names(
     'shortcut': 'skip.conv',
     'shortcut_norm': 'skip.batchnorm',
   },
+  pruned_layers=True,
 )
 _STR_MOBILENET = Names(
   outer={STEM: 'model.0.0', 'stem_norm': 'model.0.1', CLASSIFIER: 'fc'},
@@ -133,6 +136,7 @@ FAMILIES = {
   'resnet18': _TORCHVISION,
   'resnet34': _TORCHVISION,
   'resnet50': _TORCHVISION,
+  'resnet8': _ST3,
   'resnet20': _ST3,
   'resnet32': _ST3,
   'resnet56': _ST3,

@@ -48,6 +48,10 @@ def _vgg(*stage_sizes: int) -> dict[str, Any]:
   return {'stage_sizes': stage_sizes, 'widths': (64, 128, 256, 512, 512)}
 
 
+def _vgg_st3(*stage_sizes: int) -> dict[str, Any]:
+  return {'stage_sizes': stage_sizes, 'widths': (64, 128, 128)}
+
+
 def _wide_resnet(blocks: int, widen: int, dropout: float) -> dict[str, Any]:
   sizes = {'stage_sizes': (blocks,) * 3, 'width': 16, 'widen': widen}
   return sizes | {'dropout': dropout}
@@ -68,6 +72,10 @@ _MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
   'vgg13': (VGG, _vgg(2, 2, 2, 2, 2)),
   'vgg16': (VGG, _vgg(2, 2, 3, 3, 3)),
   'vgg19': (VGG, _vgg(2, 2, 4, 4, 4)),
+  'vgg11_st3': (VGG, _vgg_st3(1, 1, 2)),
+  'vgg13_st3': (VGG, _vgg_st3(2, 2, 2)),
+  'vgg16_st3': (VGG, _vgg_st3(2, 2, 3)),
+  'vgg19_st3': (VGG, _vgg_st3(2, 2, 4)),
   'wrn_28_10': (WideResNet, _wide_resnet(4, 10, dropout=0.0)),
   'wrn_34_2': (WideResNet, _wide_resnet(5, 2, dropout=0.2)),
   'fastgrnn': (
@@ -75,9 +83,10 @@ _MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     {'hidden': 32, 'w_rank': None, 'u_rank': None, 'gated': False},
   ),
 }
-# What `create` takes for convolutions and norms alone, and its defaults.
-_OF_CONVOLUTIONS = {
+# What `create` takes for the other models alone, and its defaults.
+_NOT_OF_FASTGRNN = {
   'first_layer_dense': False,
+  'last_layer_dense': False,
   'init': 'fan_in',
   'density': 1.0,
   'norm_momentum': 0.9,
@@ -139,7 +148,7 @@ def create(
 
   Raises:
     ValueError: an unknown name, size or init, a density out of range, or a
-      setting of convolutions for a model that has none.
+      setting that does nothing in this model.
 
   >>> import jax, jax.numpy as jnp, str_jax
   >>> method = str_jax.methods.create('str', init_value=-5.0)
@@ -168,7 +177,12 @@ def create(
     fields['classifier_bias'] = classifier_bias
   if model is FastGRNN:
     _refuse_other_than_default(
-      name, (first_layer_dense, init, density, norm_momentum)
+      name,
+      first_layer_dense=first_layer_dense,
+      last_layer_dense=last_layer_dense,
+      init=init,
+      density=density,
+      norm_momentum=norm_momentum,
     )
     return FastGRNN(
       num_classes=num_classes, method=method, dtype=dtype, **fields
@@ -191,11 +205,12 @@ def create(
   )
 
 
-def _refuse_other_than_default(name: str, given: tuple[Any, ...]) -> None:
+def _refuse_other_than_default(name: str, **given: Any) -> None:
   """Settings that would do nothing are an error."""
-  for (setting, default), value in zip(_OF_CONVOLUTIONS.items(), given):
+  for setting, value in given.items():
+    default = _NOT_OF_FASTGRNN[setting]
     if value != default:
       raise ValueError(
-        f'the model {name} has neither convolutions nor norms, so leave '
-        f'{setting} at {default!r}; got {value!r}.'
+        f'the model {name} has neither convolutions nor norms, and always a '
+        f'dense classifier, so leave {setting} at {default!r}; got {value!r}.'
       )

@@ -16,8 +16,7 @@ class VGG(ImageClassifier):
 
   The networks that ST-3's authors call so (stthree/models/backbones/vgg.py of
   github.com/vanderschuea/stthree) stop after three stages and 128 channels:
-  `stage_sizes` (1, 1, 2), (2, 2, 2), (2, 2, 3) or (2, 2, 4) for their VGG-11,
-  13, 16 or 19, and `widths` (64, 128, 128).
+  `vgg11_st3`, `vgg13_st3`, `vgg16_st3` and `vgg19_st3`.
 
   Attributes:
     stage_sizes: Convolutions in each stage.
@@ -28,9 +27,7 @@ class VGG(ImageClassifier):
       are too small to be halved once a stage.
 
   >>> import jax, str_jax
-  >>> model = str_jax.models.create(
-  ...   'vgg16', num_classes=10, stage_sizes=(2, 2, 3), widths=(64, 128, 128)
-  ... )  # the VGG-16 of ST-3's authors
+  >>> model = str_jax.models.create('vgg16_st3', num_classes=10)
   >>> flops = str_jax.flops.count(model, (32, 32, 3))
   >>> len(flops), sum(flops.values())
   (8, 124454144)

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -119,18 +120,22 @@ LABELS = 'UCI HAR Dataset/train/y_train.txt'
     (SIGNAL, None, FileNotFoundError, 'z_test.txt is missing: download .*uci'),
     (LABELS, None, FileNotFoundError, 'y_train.txt is missing'),
     (SIGNAL, '1 2 3\n', ValueError, 'z_test.txt .* 3 numbers, where 128'),
-    (SIGNAL, '0 ' * 128 + '\n', ValueError, '1 lines, where y has 8'),
+    (SIGNAL, '0 ' * 128 + '\n', ValueError, 'z_test.* 1 lines, where .* 8'),
     (SIGNAL, 'nan ' * 128 + '\n', ValueError, 'not all .* are finite'),
     (SIGNAL, '<html>\n', ValueError, 'z_test.txt is not as in the data set'),
-    (LABELS, '1\n7\n', ValueError, 'y_train.txt .* other than 1 to 6'),
-    (LABELS, '1.5\n', ValueError, 'y_train.txt .* other than 1 to 6'),
+    (SIGNAL, '', ValueError, 'z_test.txt .* no numbers'),
+    (LABELS, '\n', ValueError, 'y_train.txt .* no numbers'),
+    (LABELS, '1\n2\n', ValueError, 'y_train.txt .* 2 lines, where .* 30'),
+    (LABELS, '1\n7\n' * 15, ValueError, 'y_train.txt .* other than 1 to 6'),
+    (LABELS, '1.5\n' * 30, ValueError, 'y_train.txt .* other than 1 to 6'),
   ],
 )
 def test_har2_names_a_wrong_file(uci, path, text, error, message):
   (uci / path).unlink()
   if text is not None:
     (uci / path).write_text(text)
-  with pytest.raises(error, match=message):
+  with warnings.catch_warnings(), pytest.raises(error, match=message):
+    warnings.simplefilter('error')
     data.load('har2', data_dir=uci)
 
 
@@ -181,6 +186,56 @@ def test_google12_says_what_is_wrong(commands, tmp_path):
   info.write_text('{"fileFormat": "tfrecord"}')
   with pytest.raises(FileNotFoundError, match='as tfrecord, which has no'):
     data.load('google12', data_dir=commands)
+
+
+@pytest.mark.parametrize(
+  ('missing', 'message'),
+  [
+    ('train.*-00001-of-00002', r'has 1 of 2 files: .*train.*-00001-of-00002'),
+    ('validation.*-00000-of-00002', 'has 1 of 2 files: .*validation.*-00000'),
+    ('test.*', 'test of speech_commands has no files in .*0.0.3'),
+  ],
+)
+def test_google12_needs_all_of_its_files(commands, missing, message):
+  folder = commands / 'speech_commands/0.0.3'
+  for file in list(folder.glob(f'speech_commands-{missing}')):
+    file.unlink()
+  with pytest.raises(FileNotFoundError, match=message):
+    data.load('google12', data_dir=commands)
+
+
+@pytest.mark.parametrize(
+  ('file', 'text', 'error'),
+  [
+    ('features.json', None, FileNotFoundError),
+    ('features.json', '{}', ValueError),
+    ('features.json', '{"featuresDict": ', ValueError),
+    ('dataset_info.json', '', ValueError),
+    ('dataset_info.json', '[]', ValueError),
+    ('dataset_info.json', '{}', ValueError),
+    ('speech_commands-test.array_record-00001-of-00002', '', ValueError),
+  ],
+)
+def test_google12_names_a_damaged_file(commands, file, text, error):
+  path = commands / 'speech_commands/0.0.3' / file
+  path.unlink()
+  if text is not None:
+    path.write_text(text)
+  with pytest.raises(error, match=f'{file}.*: prepare') as raised:
+    data.load('google12', data_dir=commands)
+  assert '\n' not in str(raised.value)
+
+
+@pytest.mark.parametrize('record', [b'\xff' * 9, b''])
+def test_google12_names_a_damaged_record(commands, record):
+  folder = commands / 'speech_commands/0.0.3'
+  path = folder / 'speech_commands-test.array_record-00000-of-00002'
+  writer = array_record_module.ArrayRecordWriter(str(path), 'group_size:1')
+  writer.write(record)
+  writer.close()
+  test = data.load('google12', data_dir=commands).splits['test']
+  with pytest.raises(ValueError, match='record 0 of test of .*: prepare'):
+    test[0]
 
 
 @pytest.mark.parametrize('argument', [{'image_size': 8}, {'augment': 'shift'}])

@@ -53,6 +53,20 @@ def test_round_trip_is_exact(arch, method, assert_trees_equal):
     np.testing.assert_array_equal(once_more[name], value, strict=True)
 
 
+@pytest.mark.parametrize('method', [None, STR], ids=['dense', 'str'])
+@pytest.mark.parametrize('conv', [True, False])
+def test_a_classifier_of_either_kind(method, conv, assert_trees_equal):
+  """STR's own ResNets have a 1x1 convolution there, dense ones too."""
+  variables = filled('resnet18', method)
+  state_dict = interop.to_state_dict(
+    method, variables, 'resnet18', conv_classifier=conv
+  )
+  window = (1, 1) if conv else ()
+  assert state_dict['fc.weight'].shape == (5, 16, *window)
+  _, again = interop.from_state_dict(state_dict, 'resnet18', **RESNET)
+  assert_trees_equal(again, variables)
+
+
 def norm_names(module):
   leaves = ('weight', 'bias', 'running_mean', 'running_var')
   return {f'{module}.{leaf}' for leaf in leaves}
@@ -178,19 +192,30 @@ def test_init_value_is_the_median_threshold():
   assert method == methods.STR(init_value=-4.5)
 
 
-def broken(**changes):
+def broken(changes):
   state_dict = interop.to_state_dict(STR, filled('resnet18', STR), 'resnet18')
   for name, value in changes.items():
-    if value is None:
+    if value is GONE:
       del state_dict[name]
     else:
       state_dict[name] = value
   return state_dict
 
 
-class OnAnAccelerator:
+GONE = object()
+
+
+class NotAnArray:
+  """A tensor on an accelerator, of bfloat16, or that requires grad."""
+
+  def __init__(self, error):
+    self.error = error
+
   def __array__(self, *args, **kwargs):
-    raise TypeError('use Tensor.cpu()')
+    raise self.error('use tensor.detach()')
+
+
+ADVICE = r'pass \{k: v.detach\(\).float\(\).cpu\(\) for k, v in '
 
 
 @pytest.mark.parametrize(
@@ -204,10 +229,10 @@ class OnAnAccelerator:
     ('resnet20', {}, 'lacks backbone.* also holds bn1.weight, conv1.weight'),
     ('mobilenet_v1', {}, 'lacks model.0'),
     ('convnet', {}, 'one of resnet18, .*mobilenet_v1; got .convnet.'),
-    ('resnet18', {'bn1.bias': None}, 'lacks bn1.bias: pass the arch'),
+    ('resnet18', {'bn1.bias': GONE}, 'lacks bn1.bias: pass the arch'),
     (
       'resnet18',
-      {'layer1.0.conv1.sparseThreshold': None},
+      {'layer1.0.conv1.sparseThreshold': GONE},
       'lacks layer1.0.conv1.sparseThreshold',
     ),
     ('resnet18', {'th': np.ones(1)}, 'also holds th: pass'),
@@ -216,14 +241,32 @@ class OnAnAccelerator:
       {'conv1.weight': np.ones((4, 3, 7, 7))},
       r'conv1.weight of shape \(4, 3, 7, 7\), not \(2, 3, 7, 7\)',
     ),
-    ('resnet18', {'bn1.bias': OnAnAccelerator()}, 'bn1.bias .*map_location'),
+    ('resnet18', {'bn1.bias': NotAnArray(TypeError)}, 'bn1.bias .*' + ADVICE),
+    ('resnet18', {'fc.weight': NotAnArray(RuntimeError)}, ADVICE),
+    ('resnet18', {'bn1.bias': [[1.0], [2.0, 3.0]]}, 'bn1.bias cannot be read'),
+    ('resnet18', {'hooks': None}, 'hooks is None'),
+    ('resnet18', {'arch': 'ResNet18'}, "arch is 'ResNet18'"),
+    ('resnet18', {'state_dict': {}, 'epoch': 3}, 'pass its entry state_dict'),
+    ('resnet18', {7: np.ones(2)}, 'names .* got 7'),
+    (
+      'resnet18',
+      {'fc.weight': np.ones((0, 16))},
+      r'fc.weight has the shape \(0, 16\), nothing',
+    ),
+    ('resnet18', {'conv1.weight': np.ones((2, 0, 7, 7))}, 'conv1.weight has'),
   ],
 )
 def test_another_state_dict_is_an_error(arch, changes, message):
   sizes = RESNET if arch.startswith('resnet') else {}
   with pytest.raises(ValueError, match=message) as error:
-    interop.from_state_dict(broken(**changes), arch, **sizes)
+    interop.from_state_dict(broken(changes), arch, **sizes)
   assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('given', [{}.items, 'model.pth', [('fc.bias', 1)]])
+def test_no_state_dict_at_all(given):
+  with pytest.raises(ValueError, match=r'pass what its state_dict\(\) gives'):
+    interop.from_state_dict(given, 'resnet18')
 
 
 @pytest.mark.parametrize(
@@ -245,46 +288,3 @@ def test_what_a_state_dict_cannot_hold(method, held, message):
 def test_variables_of_another_model_are_an_error():
   with pytest.raises(ValueError, match='resnet20, which has no .*depthwise'):
     interop.to_state_dict(None, filled('mobilenet_v1'), 'resnet20')
-
-
-def test_pytorch_computes_the_same_and_takes_it_back():
-  """STR's MobileNetV1, rebuilt in PyTorch, where that is installed."""
-  torch = pytest.importorskip('torch')
-
-  def layers(inputs, outputs, size, stride, groups):
-    return [
-      torch.nn.Conv2d(
-        inputs, outputs, size, stride, size // 2, groups=groups, bias=False
-      ),
-      torch.nn.BatchNorm2d(outputs),
-      torch.nn.ReLU(),
-    ]
-
-  net = torch.nn.Module()
-  blocks = [torch.nn.Sequential(*layers(3, 4, 3, 2, 1))]
-  for inputs, outputs, stride in [(4, 8, 1), (8, 16, 2)]:
-    blocks += [
-      torch.nn.Sequential(
-        *layers(inputs, inputs, 3, stride, inputs),
-        *layers(inputs, outputs, 1, 1, 1),
-      )
-    ]
-  net.model = torch.nn.Sequential(*blocks)
-  net.fc = torch.nn.Conv2d(16, 5, 1, bias=False)
-  images = np.random.default_rng(0).standard_normal((2, 3, 16, 16), 'f')
-  net.train()
-  net.model(torch.from_numpy(images))  # running averages that are not 0 and 1
-  net.eval()
-  with torch.no_grad():
-    maps = net.model(torch.from_numpy(images))
-    expected = net.fc(maps.mean((2, 3), keepdim=True))[:, :, 0, 0].numpy()
-
-  sizes = {'width': 0.125, 'blocks': ((64, 1), (128, 2))}
-  _, variables = interop.from_state_dict(
-    net.state_dict(), 'mobilenet_v1', **sizes
-  )
-  model = models.create('mobilenet_v1', num_classes=5, **sizes)
-  logits = jax.jit(model.apply)(variables, images.transpose(0, 2, 3, 1))
-  np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
-  back = interop.to_state_dict(None, variables, 'mobilenet_v1')
-  net.load_state_dict({k: torch.from_numpy(v) for k, v in back.items()})
