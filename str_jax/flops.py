@@ -130,13 +130,12 @@ def _follow_equation(
 ) -> tuple[list[Origin], Counts]:
   name, params = equation.primitive.name, equation.params
   if name == 'scan':
-    return _follow_scan(params, operands)
+    return _follow_scan(equation, operands)
   if name == 'cond':
     return _follow_cond(params, operands)
   if name == 'while':
     _refuse_while(operands)
-  inner = params.get('jaxpr', params.get('call_jaxpr'))
-  inner = getattr(inner, 'jaxpr', inner)  # of a ClosedJaxpr
+  inner = _body(params.get('jaxpr', params.get('call_jaxpr')))
   if inner is not None and len(inner.invars) == len(operands):
     return _follow(inner, operands)  # jit, checkpoint, custom_vjp, ...
   counts: Counts = collections.Counter()
@@ -163,13 +162,30 @@ def _refuse_while(operands: list[Origin]) -> None:
     )
 
 
+def _body(jaxpr: Any) -> Any:
+  """The jaxpr of an equation's parameter, closed or not."""
+  return getattr(jaxpr, 'jaxpr', jaxpr)
+
+
 def _follow_scan(
-  params: dict[str, Any], operands: list[Origin]
+  equation: core.JaxprEqn, operands: list[Origin]
 ) -> tuple[list[Origin], Counts]:
-  first, carries = params['num_consts'], params['num_carry']
+  """The body of a scan, over constants, carry and slices in this order.
+
+  Which is which is read off the ranks, which a slice has one less of: how the
+  parameters say it differs between versions of jax.
+  """
+  body = _body(equation.params['jaxpr'])
+
+  def same_rank(outer: Sequence[Any], inner: Sequence[Any]) -> int:
+    shapes = zip(_shapes(outer), _shapes(inner), strict=True)
+    return sum(len(a) == len(b) for a, b in shapes)
+
+  carries = same_rank(equation.outvars, body.outvars)
+  first = same_rank(equation.invars, body.invars) - carries
   carry = slice(first, first + carries)
   while True:  # until no origin spreads any further through the carry
-    outputs, counts = _follow(params['jaxpr'].jaxpr, operands)
+    outputs, counts = _follow(body, operands)
     before = operands[carry]
     after = [
       _merge(pair) for pair in zip(before, outputs[:carries], strict=True)
@@ -177,7 +193,7 @@ def _follow_scan(
     if after == before:
       break
     operands = [*operands[:first], *after, *operands[carry.stop :]]
-  steps = params['length']
+  steps = equation.params['length']
   return outputs, collections.Counter(
     {layer: steps * n for layer, n in counts.items()}
   )
@@ -192,7 +208,7 @@ def _follow_cond(
   platforms = params.get('branches_platforms')
   if platforms is not None:  # one computation, written for each platform
     branches = [branches[platforms.index(None)]]
-  results = [_follow(branch.jaxpr, rest) for branch in branches]
+  results = [_follow(_body(branch), rest) for branch in branches]
   counts = results[0][1]
   for _, other in results:
     if other != counts:
