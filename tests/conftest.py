@@ -1,9 +1,17 @@
 """Test-wide settings, and the tables that the contract tests run over."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Before the first import of jax: eight virtual devices, and the host's own.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # not the user's own
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp()
+  atexit.register(
+    shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True
+  )
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402

@@ -31,9 +31,16 @@ def run(args: argparse.Namespace) -> None:
   from absl import logging
   from ml_collections import ConfigDict
 
-  from str_jax.training import finish, integrity, loop, records
+  from str_jax.training import (
+    compilation_cache,
+    finish,
+    integrity,
+    loop,
+    records,
+  )
 
   logging.set_verbosity(logging.WARNING)  # Orbax tells of every file
+  compilation_cache.enable()
   path = args.directory / 'config.json'
   config = ConfigDict(records.read_json(path))
   if args.data_dir is not None:

@@ -74,8 +74,10 @@ def run(spec: str, overrides: Sequence[str], workdir: str | None) -> None:
   logging.set_verbosity(logging.WARNING)  # Orbax tells of every file
   with user_errors():
     config, changes = load_config(spec, overrides)
-    from str_jax.training import build, imp, loop  # now only: slow to import
+    # Now only: slow to import.
+    from str_jax.training import build, compilation_cache, imp, loop
 
+    compilation_cache.enable()
     build.inline_budget(config, workdir)
     if 'method.budget' in changes:  # what it says, not where it stood
       changes['method.budget'] = config.method.budget
