@@ -43,6 +43,55 @@ def test_every_rank_equals_a_sort(name):
 
 
 @pytest.mark.parametrize('name', trees())
+def test_wherever_it_looks_first_it_finds_the_same(name):
+  tree = trees()[name]
+  kth = jax.jit(lambda k, near: quantile.kth_magnitude(tree, k, near=near))
+  each = jax.jit(
+    lambda ks, near: quantile.kth_magnitudes(
+      jax.tree.leaves(tree), ks, near=near
+    )
+  )
+  ordered = np.sort(magnitudes(tree))
+  guesses = [0.0, 1e-40, 1e38, np.inf, np.nan, 1.0]
+  ranks = sorted({0, 1, 2, len(ordered) // 2, len(ordered)})
+  for k in (*ranks, len(ordered) + 1):
+    expected = quantile.kth_magnitude(tree, jnp.int32(k))
+    here = [expected, expected * 1.001, expected * 0.9, expected * 1.1]
+    for near in (*guesses, *here):
+      assert kth(jnp.int32(k), jnp.float32(near)) == expected, (k, near)
+  leaves = jax.tree.leaves(tree)
+  ks = jnp.array([w.size - i % 2 for i, w in enumerate(leaves)])
+  expected = quantile.kth_magnitudes(leaves, ks)
+  for near in guesses:
+    near = jnp.full(len(leaves), near, jnp.float32)
+    np.testing.assert_array_equal(each(ks, near), expected)
+  np.testing.assert_array_equal(each(ks, expected), expected)
+
+
+def test_near_spares_half_of_the_passes():
+  """Counted by their callbacks, with ten thousand weights."""
+  rng = np.random.default_rng(0)
+  w = jnp.asarray(rng.normal(size=10_000), 'f4')
+  passes = []
+  original = quantile._counts
+
+  def counting(leaves, c, scales):
+    jax.debug.callback(lambda: passes.append(1))
+    return original(leaves, c, scales)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(quantile, '_counts', counting)
+    c = quantile.kth_magnitude([w], 9000)
+    jax.effects_barrier()
+    assert 29 <= len(passes) <= 31
+    for near, most in ((c, 17), (c * 1.001, 17), (c * 2, 33)):
+      passes.clear()
+      assert quantile.kth_magnitude([w], 9000, near=near) == c
+      jax.effects_barrier()
+      assert len(passes) <= most
+
+
+@pytest.mark.parametrize('name', trees())
 def test_with_a_count_per_weight(name):
   tree = trees()[name]
   leaves = jax.tree.leaves(tree)

@@ -73,11 +73,12 @@ class Pruning(base.Method):
     leaves: Mapping[str, base.Leaves],
     step: jax.Array,
   ) -> Mapping[str, jax.Array]:
-    del leaves
+    last = [leaves[path][-1].ravel()[0] for path in weights if leaves.get(path)]
+    near = jnp.stack(last) if last else None  # where to look first
     if self.budget == 'global':
-      thresholds = self._global_thresholds(weights, step)
+      thresholds = self._global_thresholds(weights, step, near)
     else:
-      thresholds = list(self._layer_thresholds(weights, step))
+      thresholds = list(self._layer_thresholds(weights, step, near))
     return {
       path: jnp.full((1,) * w.ndim, t, jnp.float32)
       for (path, w), t in zip(weights.items(), thresholds, strict=True)
@@ -92,12 +93,16 @@ class Pruning(base.Method):
     return jnp.ones_like(step, bool)
 
   def _global_thresholds(
-    self, weights: Mapping[str, jax.Array], step: jax.Array
+    self,
+    weights: Mapping[str, jax.Array],
+    step: jax.Array,
+    near: jax.Array | None,
   ) -> list[jax.Array]:
     """One threshold for the net, as a scalar for each weight."""
     kernels = list(weights.values())
     k = self._rank(quantile.total_count(kernels), step)
-    return [quantile.kth_magnitude(kernels, k)] * len(kernels)
+    near = None if near is None else near[0]
+    return [quantile.kth_magnitude(kernels, k, near=near)] * len(kernels)
 
   def _rank(self, count: int, step: jax.Array) -> jax.Array:
     """How many of ``count`` are to be zero.
@@ -113,7 +118,10 @@ class Pruning(base.Method):
     )
 
   def _layer_thresholds(
-    self, weights: Mapping[str, jax.Array], step: jax.Array
+    self,
+    weights: Mapping[str, jax.Array],
+    step: jax.Array,
+    near: jax.Array | None,
   ) -> jax.Array:
     """A threshold for each weight."""
     sizes = {layer_name(path): w.size for path, w in weights.items()}
@@ -125,7 +133,7 @@ class Pruning(base.Method):
     final = jnp.array([zeros(shares[k], n) for k, n in sizes.items()])
     moving = jnp.floor(final.astype(jnp.float32) * self.portion(step))
     ks = jnp.where(self.is_final(step), final, moving.astype(final.dtype))
-    return quantile.kth_magnitudes(list(weights.values()), ks)
+    return quantile.kth_magnitudes(list(weights.values()), ks, near=near)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from str_jax import functional, quantile
 from str_jax.methods import pruning
@@ -90,24 +91,35 @@ class ST3(pruning.Ramped):
     return 1 / math.sqrt(sum(shape)) if self.by_shape else 1.0
 
   def _global_thresholds(
-    self, weights: Mapping[str, jax.Array], step: jax.Array
+    self,
+    weights: Mapping[str, jax.Array],
+    step: jax.Array,
+    near: jax.Array | None,
   ) -> list[jax.Array]:
     kernels = list(weights.values())
     scales = [self.scale(w.shape) for w in kernels]
+    if near is not None:
+      near = near[0] / np.float32(scales[0])
     if self.uses is None:
-      c = self._quantile(kernels, scales, step)
+      c = self._quantile(kernels, scales, step, near)
     else:
       uses = self._uses(weights)
       k = self._rank(quantile.total_count(kernels, uses), step)
-      c = quantile.kth_magnitude(kernels, k, uses=uses, scales=scales)
+      c = quantile.kth_magnitude(
+        kernels, k, uses=uses, scales=scales, near=near
+      )
     c = jnp.where(self.portion(step) > 0, c, 0.0)
     return [c * jnp.float32(scale) for scale in scales]
 
   def _quantile(
-    self, kernels: list[jax.Array], scales: list[float], step: jax.Array
+    self,
+    kernels: list[jax.Array],
+    scales: list[float],
+    step: jax.Array,
+    near: jax.Array | None,
   ) -> jax.Array:
     rank, fraction = self._position(quantile.total_count(kernels), step)
-    low = quantile.kth_magnitude(kernels, rank + 1, scales=scales)
+    low = quantile.kth_magnitude(kernels, rank + 1, scales=scales, near=near)
     # The neighbour above is the same magnitude where more weights are tied.
     high = jnp.where(
       quantile.count_up_to(kernels, low, scales=scales) >= rank + 2,
