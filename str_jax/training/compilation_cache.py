@@ -21,7 +21,7 @@ def enable() -> None:
   used, and none where its cache is switched off.
   """
   config = jax.config
-  if config.jax_compilation_cache_dir is None:
+  if config.values['jax_compilation_cache_dir'] is None:
     config.update('jax_compilation_cache_dir', str(folder()))
     config.update('jax_persistent_cache_min_compile_time_secs', _LEAST_SECONDS)
 

@@ -82,14 +82,12 @@ class Run:
       self.dataset.size('train'),
       build.Inputs(self.dataset.image_shape, self.dataset.num_classes),
     )
-    if config.batch_size % jax.device_count():
-      raise ValueError(
-        f'batch_size must be a multiple of the {jax.device_count()} devices, '
-        f'got {config.batch_size}.'
-      )
+    new = not (directory / 'config.json').exists()
+    if new:  # nothing but training asks for it
+      self.check_batch()
     self.placement = stages.place()
     self._first = self.stage(self.plan.phases[0])  # checks the other fields
-    if config.init_from and not (directory / 'config.json').exists():
+    if config.init_from and new:
       init_from.check(pathlib.Path(config.init_from), config.model.name)
     workdir.claim(directory, config)
     self.checkpoints = Checkpoints(
@@ -109,6 +107,7 @@ class Run:
     Returns:
       The content of summary.json.
     """
+    self.check_batch()
     with contextlib.closing(self.checkpoints), Interrupt() as interrupt:
       stage, state = self.start(initial)
       with contextlib.closing(self.open_log(int(state.step))) as log:
@@ -284,6 +283,14 @@ class Run:
       batch_size=self.config.eval_batch_size,
       num_workers=self.config.num_workers,
     )
+
+  def check_batch(self) -> None:
+    """Every device is to get an equal share of a training batch."""
+    if self.config.batch_size % jax.device_count():
+      raise ValueError(
+        f'batch_size must be a multiple of the {jax.device_count()} devices, '
+        f'got {self.config.batch_size}.'
+      )
 
   def check_finite(self, state: State) -> None:
     """Stops the run if it left the finite numbers: that is never saved."""

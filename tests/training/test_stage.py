@@ -1,5 +1,7 @@
 """The compiled step on its devices: placement, donation, number types."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,3 +103,15 @@ def test_bfloat16_computes_in_it_and_keeps_float32(make_config, tmp_path):
   text = str(jax.make_jaxpr(stage.train_step)(stage.target, batch))
   convolutions = [x for x in text.splitlines() if 'conv_general_dilated' in x]
   assert convolutions and all('bf16[' in x for x in convolutions)
+
+
+def test_only_training_asks_that_the_devices_divide_the_batch(
+  recorded, make_config, tmp_path
+):
+  shutil.copytree(recorded('dense').directory, tmp_path / 'run')
+  config = make_config(batch_size=60)  # for 8 devices
+  run = loop.Run(config, tmp_path / 'run')
+  stage, state = run.restore(20)
+  assert run.evaluate(stage, state.variables, 'test')['examples'] == 360
+  with pytest.raises(ValueError, match='a multiple of the 8 devices, got 60'):
+    run.complete('')
