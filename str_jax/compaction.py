@@ -111,6 +111,39 @@ def compact(model: FastGRNN, variables: Any) -> tuple[FastGRNN, Any]:
   return small, {'params': {**params, 'cell': cell}}
 
 
+def describe(model: Any, variables: Any) -> str:
+  """What a gated FastGRNN comes to without its dead ranks, in a sentence.
+
+  Args:
+    model: any model.
+    variables: its Linen collections, with the method's thresholds.
+
+  Returns:
+    The sentence; '' for a model without gates.
+
+  >>> describe(None, {})
+  ''
+  """
+  if not (isinstance(model, FastGRNN) and model.gated):
+    return ''
+  params = effective_params(model.method, variables)
+  small = compact(model, variables)[1]['params']
+  parts = [
+    f'{name} has rank {rank} of {np.size(params["cell"][name]["kernel"])}'
+    for name, rank in ranks(model, variables).items()
+    if name in params['cell']
+  ]
+  before, after = (
+    sum(np.size(leaf) for leaf in jax.tree.leaves(tree))
+    for tree in (params, small)
+  )
+  return (
+    'The weights counted are the gates of the ranks and the classifier: '
+    f'{", ".join(parts)}, and without the dead ranks (str_jax.compaction) '
+    f'{after:,} of {before:,} parameters are left.'
+  )
+
+
 def _without_gates(
   down: np.ndarray, kernel: np.ndarray, up: np.ndarray
 ) -> dict[str, Any]:

@@ -109,3 +109,12 @@ def test_a_model_of_another_class():
   for function in (compaction.ranks, compaction.compact):
     with pytest.raises(ValueError, match='FastGRNN alone .* got a ConvNet'):
       function(model, {})
+
+
+def test_it_is_said_in_a_sentence():
+  model, variables = trained([1, 0.3, -2, 0.1, 0], [0.5, -0.2, 0.3, -0.1])
+  said = compaction.describe(model, variables)
+  small = compaction.compact(model, variables)[1]
+  assert 'W has rank 2 of 5, U has rank 1 of 4' in said
+  assert f'{size(small["params"])} of {size(variables["params"]) - 2} ' in said
+  assert compaction.describe(models.create('convnet', num_classes=2), {}) == ''

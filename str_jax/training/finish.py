@@ -10,7 +10,7 @@ import jax
 import rich.console
 import rich.table
 
-from str_jax import flops, report
+from str_jax import compaction, flops, report
 from str_jax.training import records
 from str_jax.training.metrics import Log
 from str_jax.training.stage import Stage
@@ -42,6 +42,7 @@ def finish(
   result = run.evaluate(stage, state.variables, 'test')
   best = _best(run)
   layers = sparsity_report(run, stage, state.variables)
+  ranks = compaction.describe(stage.model, state.variables)
   config = run.config
   summary = {
     'command': command,
@@ -51,7 +52,7 @@ def finish(
     'method': str(run.plan.phases[0].method or 'dense'),
     'model': config.model.name,
     'dataset': run.dataset.name,
-    'note': run.dataset.note,
+    'note': f'{run.dataset.note} {ranks}'.strip(),
     'steps': run.plan.total_steps,
     'top1': result['accuracy'],
     'eval_loss': result['loss'],
