@@ -68,6 +68,7 @@ def test_a_second_start_compiles_nothing_anew(tmp_path):
       capture_output=True,
     )
     folder = tmp_path / 'cache' / 'str_jax'
-    kept.append(sorted(p.name for p in folder.glob('*/*-cache')))
-  assert any('train_step' in name for name in kept[0])
-  assert kept[0] == kept[1]
+    kept.append([p.name for p in folder.glob('*/*train_step*-cache')])
+  # The second start asks for the same program: under another key there would
+  # be two. (What compiles in about 0.2 s may be kept by either.)
+  assert kept[0] == kept[1] and len(kept[0]) == 1
