@@ -14,7 +14,8 @@ on one busy core (benchmarks/results/cifar10.json):
                 79.72% with 90.45% zeros
   st3           91% zeros: 80.64%
   st3-P, st3_sigma-P    P zeros in %: 80, 90, 95, 98 or 99
-  gmp, dnw, feather     91% zeros; with a budget that a run has learned:
+  gmp, dnw, feather     91% zeros; with a budget that a run has learned
+                        (benchmarks/results/cifar10_transfer.md):
 
 python -m str_jax report --budget=b.csv DIR
 python main.py --config=configs/cifar10.py:gmp --config.method.budget=b.csv
