@@ -32,6 +32,7 @@ setup(
     'cuda': ['jax[cuda13]'],
     'tpu': ['jax[tpu]'],
     'torch': ['torch>=2.13'],
+    'benchmark': ['torch>=2.13'],  # benchmarks/train_step.py's peer
     'docs': ['mkdocs-material>=9.6', 'mkdocstrings[python]>=0.30'],
   },
 )
