@@ -8,12 +8,13 @@ A process that waits for its turn sleeps.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -41,11 +42,13 @@ class Contender:
     name: for the tables.
     build: makes the program; libraries are imported by it, not before.
     settings: keyword arguments of ``build``.
+    environment: variables of its process, set before it starts.
   """
 
   name: str
   build: Callable[..., Program]
   settings: dict[str, Any]
+  environment: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -94,7 +97,8 @@ def measure(
       process = context.Process(
         target=_work, args=(there, c.build, c.settings, threads), daemon=True
       )
-      process.start()
+      with _environment(c.environment):
+        process.start()
       there.close()
       workers[c.name] = process, here
       first, step = _answer(c.name, here)  # one after the other, undisturbed
@@ -126,6 +130,18 @@ def ratios(result: Result, over: Result) -> tuple[float, float, float]:
   """
   each = [b / a for a, b in zip(result.seconds, over.seconds, strict=True)]
   return statistics.median(each), min(each), max(each)
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+  """Variables that a process started meanwhile is born with."""
+  before = dict(os.environ)
+  os.environ.update(variables)
+  try:
+    yield
+  finally:
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def _answer(name: str, pipe: Connection) -> Any:
