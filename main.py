@@ -5,7 +5,7 @@ python main.py --config=configs/digits.py [--workdir=DIR] [--config.field=value]
 
 from absl import app, flags
 
-from str_jax.training import console
+from str_jax.training import console, cpu
 from str_jax.training import flags as training_flags
 
 training_flags.define()
@@ -16,5 +16,6 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
+  cpu.use_huge_pages()
   console.outlive_terminal()
   app.run(main, flags_parser=training_flags.parse)

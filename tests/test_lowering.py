@@ -1,9 +1,10 @@
-"""Values and gradients of the CPU convolutions, against XLA's own."""
+"""Values and gradients of the CPU lowerings, against XLA's own."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax import export, lax
 
 from str_jax import lowering
@@ -167,3 +168,50 @@ def test_wrong_channels_get_the_message_of_jax():
     lowering.conv_general_dilated(
       x, kernel, (1, 1), 'SAME', dimension_numbers=LAYOUT
     )
+
+
+# height, width, window, strides, padding
+POOLS = {
+  'stem of ResNet': (12, 11, (3, 3), (2, 2), ((1, 1), (1, 1))),
+  'VGG': (8, 9, (2, 2), (2, 2), 'VALID'),
+  'overlapping': (7, 6, (3, 2), (1, 1), 'SAME'),
+  'strides beyond the window': (9, 10, (2, 1), (3, 2), 'VALID'),
+  'one-sided': (6, 7, (3, 3), (2, 1), ((0, 2), (2, 0))),
+}
+
+
+@pytest.mark.parametrize('name', POOLS)
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_max_pool_is_that_of_flax_with_ties(name, dtype):
+  h, w, shape, strides, padding = POOLS[name]
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.integers(0, 4, (3, h, w, 5)), dtype)  # many ties
+
+  def run(pool):
+    y, vjp = jax.vjp(lambda x: pool(x, shape, strides, padding), x)
+    dy = jnp.arange(y.size).reshape(y.shape).astype(dtype) % 8
+    return y, *vjp(dy)  # small integers: their sums are exact
+
+  ours, flax = jax.jit(run, static_argnums=0), jax.jit(run, static_argnums=0)
+  for got, want in zip(ours(lowering.max_pool), flax(nn.max_pool)):
+    assert got.dtype == want.dtype
+    np.testing.assert_array_equal(got, want)
+
+
+def test_max_pool_passes_on_what_it_does_not_cover():
+  x = jnp.arange(12, dtype=jnp.int32).reshape(1, 3, 4, 1)
+  y = lowering.max_pool(x, (2, 2), (1, 1))
+  np.testing.assert_array_equal(y, nn.max_pool(x, (2, 2), (1, 1)))
+  wide = jnp.arange(196.0, dtype=jnp.float32).reshape(1, 14, 14, 1)
+  assert lowering.max_pool(wide, (12, 12)).shape == (1, 3, 3, 1)
+
+
+def test_the_gradient_of_a_max_pool_elsewhere_is_xlas():
+  x = jnp.zeros((1, 8, 8, 1), jnp.float32)
+  run = jax.jit(jax.grad(lambda x: lowering.max_pool(x, (2, 2), (2, 2)).sum()))
+  modules = {
+    platform: export.export(run, platforms=[platform])(x).mlir_module()
+    for platform in ('cpu', 'cuda')
+  }
+  assert 'select_and_scatter' not in modules['cpu']
+  assert 'select_and_scatter' in modules['cuda']

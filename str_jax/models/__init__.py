@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 import str_jax.nn
+from str_jax import lowering as lowerings
 from str_jax.methods import Method
 from str_jax.models.base import ImageClassifier
 from str_jax.models.convnet import ConvNet
@@ -136,7 +137,7 @@ def create(
     density: expected fraction of non-zero weights, for the initialisation.
     norm_momentum: share of a running average that a BatchNorm keeps a step
       (PyTorch's momentum is 1 minus it).
-    lowering: of the convolutions, see `str_jax.nn.Conv`.
+    lowering: of convolutions and max-pools, see `str_jax.nn.Conv`.
     **sizes: what the model's row of the table holds, to make it smaller:
       `widths` of convnet, `stage_sizes` and `width` of resnets, `width` and
       `blocks` of mobilenet_v1, `stage_sizes` and `widths` of vggs; or
@@ -196,6 +197,7 @@ def create(
     num_classes=num_classes,
     conv=functools.partial(str_jax.nn.Conv, lowering=lowering, **layer),
     dense=functools.partial(str_jax.nn.Dense, **layer),
+    max_pool=lowerings.max_pool if lowering == 'cpu' else nn.max_pool,
     norm=functools.partial(
       nn.BatchNorm, momentum=norm_momentum, epsilon=1e-5, dtype=dtype
     ),

@@ -19,6 +19,7 @@ class ImageClassifier(nn.Module):
     conv: Class of the convolutions.
     dense: Class of the classifier.
     norm: Class of the norms; it is given `use_running_average`.
+    max_pool: The function, called as Flax's.
     classifier_bias: Whether the classifier has a bias.
     first_layer_dense: Whether the first convolution gets `method=None`.
     last_layer_dense: Whether the classifier gets `method=None`.
@@ -28,6 +29,7 @@ class ImageClassifier(nn.Module):
   conv: Layer = nn.Conv
   dense: Layer = nn.Dense
   norm: Layer = nn.BatchNorm
+  max_pool: Callable[..., jax.Array] = nn.max_pool
   classifier_bias: bool = False
   first_layer_dense: bool = False
   last_layer_dense: bool = False

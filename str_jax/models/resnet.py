@@ -97,7 +97,7 @@ class ResNet(ImageClassifier):
     )(x)
     x = nn.relu(norm(name='stem_norm')(x))
     if not self.small_images:
-      x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+      x = self.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
     for stage, blocks in enumerate(self.stage_sizes):
       for i in range(blocks):
         x = self.block(

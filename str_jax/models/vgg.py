@@ -48,7 +48,7 @@ class VGG(ImageClassifier):
         x = conv(width, (3, 3), padding=1, use_bias=False, name=name)(x)
         norm = self.norm(use_running_average=not train, name=f'{name}_norm')
         x = nn.relu(norm(x))
-      x = nn.max_pool(x, (2, 2), strides=(2, 2))
+      x = self.max_pool(x, (2, 2), strides=(2, 2))
     return self.classify(x)
 
   def _check(self, height: int, width: int) -> None:

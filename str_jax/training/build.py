@@ -122,28 +122,43 @@ def model(config: Any, num_classes: int, method: Method | None) -> Any:
     ValueError: an unknown model, type, lowering or initialisation.
   """
   settings = {k: v for k, v in config.model.items() if v is not None}
-  dtype, lowering = settings.pop('dtype'), settings.pop('lowering')
+  dtype = settings.pop('dtype')
   if dtype not in _DTYPES:
     raise ValueError(
       f'model.dtype must be one of {", ".join(_DTYPES)}, got {dtype!r}.'
     )
-  known = ('auto', *lowerings.NAMES)
-  if lowering not in known:
-    raise ValueError(
-      f'model.lowering must be one of {", ".join(known)}, got {lowering!r}.'
-    )
-  if lowering == 'auto':
-    # The CPU's own convolutions hold loops over the batch, which shard badly.
-    alone = jax.default_backend() == 'cpu' and jax.device_count() == 1
-    lowering = 'cpu' if alone else 'xla'
   return models.create(
     settings.pop('name'),
     num_classes=num_classes,
     method=method,
     dtype=_DTYPES[dtype],
-    lowering=lowering,
-    **settings,
+    **settings | {'lowering': lowering(config)},
   )
+
+
+def lowering(config: Any) -> str:
+  """How the config's model computes its convolutions here.
+
+  Args:
+    config: a config.
+
+  Returns:
+    One of ``str_jax.lowering.NAMES``.
+
+  Raises:
+    ValueError: an unknown name.
+  """
+  name = config.model.lowering
+  known = ('auto', *lowerings.NAMES)
+  if name not in known:
+    raise ValueError(
+      f'model.lowering must be one of {", ".join(known)}, got {name!r}.'
+    )
+  if name != 'auto':
+    return name
+  # The CPU's own convolutions hold loops over the batch, which shard badly.
+  alone = jax.default_backend() == 'cpu' and jax.device_count() == 1
+  return 'cpu' if alone else 'xla'
 
 
 def inline_budget(config: Any, directory: str | os.PathLike | None) -> None:

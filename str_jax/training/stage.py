@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from str_jax import data, report
 from str_jax import variables as layout
 from str_jax.methods import Method
-from str_jax.training import build
+from str_jax.training import build, cpu
 from str_jax.training import plan as plans
 from str_jax.training import state as states
 from str_jax.training import step as steps
@@ -129,6 +129,7 @@ def create(
     label_smoothing=config.label_smoothing,
     seed=config.seed,
   )
+  options = cpu.compiler_options(build.lowering(config))
   return Stage(
     phase=phase,
     model=model,
@@ -139,11 +140,13 @@ def create(
       donate_argnums=0,
       in_shardings=(here, placement.batch),
       out_shardings=here,
+      compiler_options=options,
     ),
     eval_step=jax.jit(
       steps.make_eval_step(model, dataset),
       in_shardings=(here, placement.batch),
       out_shardings=here,
+      compiler_options=options,
     ),
     statistics=jax.jit(lambda v: report.layer_statistics(method, v)),
     target=target,

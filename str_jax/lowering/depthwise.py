@@ -1,0 +1,79 @@
+"""The depthwise convolution, one filter a channel, by its taps."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from str_jax.lowering.window import Window
+
+_TERMS = 252  # of the sums that one step of a weight gradient unrolls
+
+
+def wide(x: Array) -> Any:
+  """The type to sum in: float32 at least."""
+  return x.dtype if x.dtype.itemsize >= 4 else jnp.float32
+
+
+def forward(x: Array, kernel: Array, window: Window) -> Array:
+  """A sum of shifted images, each times its weight."""
+  met = window.meet(window.pad(x.astype(wide(x))))
+  products = [
+    pixels * weight
+    for pixels, weight in zip(met, _weights(kernel), strict=True)
+  ]
+  return functools.reduce(jnp.add, products).astype(kernel.dtype)
+
+
+def vjp(
+  x: Array, kernel: Array, dy: Array, window: Window
+) -> tuple[Array, Array]:
+  """The gradients to the images and to the kernel."""
+  weights = _weights(kernel)
+  dx = window.spread(
+    (dy.astype(wide(dy)),), lambda tap, dy: dy * weights[tap], (0,)
+  )
+  return dx.astype(x.dtype), _dk(x, dy, kernel, window)
+
+
+def _weights(kernel: Array) -> Array:
+  """By tap, row-major."""
+  return kernel.astype(wide(kernel)).reshape(-1, 1, 1, 1, kernel.shape[3])
+
+
+def _dk(x: Array, dy: Array, kernel: Array, window: Window) -> Array:
+  """sum_nhw x[n, s h + i - p, s w + j - p, c] dy[n, h, w, c] as [i, j, 0, c].
+
+  A block of rows at a time. The rows of a block are added one by one, in code
+  unrolled: whole rows are long vectors, their sum over w waits for the end.
+  """
+  n, h, w, channels = dy.shape
+  (kh, kw), stride = window.taps, window.strides[0]
+  most = max(1, min(h, _TERMS // (kh * kw)))
+  rows = next(r for r in range(most, 0, -1) if h % r == 0)
+  blocks = h // rows
+  x = window.pad(x)
+  reach = (rows - 1) * stride + kh
+  block = dataclasses.replace(
+    window, pads=((0, 0), (0, 0)), inputs=(reach, x.shape[2])
+  )
+
+  def step(t: Array, total: list[Array]) -> list[Array]:
+    image, row = t // blocks, t % blocks * rows
+    a = lax.dynamic_slice(
+      x, (image, row * stride, 0, 0), (1, reach, x.shape[2], channels)
+    )
+    d = lax.dynamic_slice(dy, (image, row, 0, 0), (1, rows, w, channels))
+    d = d.astype(wide(d))
+    met = block.meet(a.astype(wide(a)))
+    sums = [
+      functools.reduce(jnp.add, list((pixels * d)[0]))
+      for pixels in met
+    ]
+    return [a + b for a, b in zip(total, sums, strict=True)]
+
+  zeros = [jnp.zeros((w, channels), wide(x))] * (kh * kw)
+  total = lax.fori_loop(0, n * blocks, step, zeros)
+  return jnp.stack(total).sum(1).reshape(kernel.shape).astype(kernel.dtype)
