@@ -24,6 +24,7 @@ from typing import Any
 
 from benchmarks import alternate, record
 from benchmarks.alternate import Contender, Program, Result
+from str_jax.training import cpu
 
 RESULTS = record.RESULTS / 'train_step.json'
 KEY = ('model', 'method', 'program', 'batch', 'dtype', 'threads', 'device')
@@ -56,14 +57,25 @@ PEERS: dict[str, dict[str, bool]] = {
   'default': {},
   'channels_last': {'channels_last': True},
   'compiled': {'channels_last': True, 'compiled': True},
+  'huge_pages': {},  # the default, in memory that main.py gives ours
 }
 PEER_METHODS = ('dense', 'str', 'st3')
 
 
-def ours(
-  model: str, method: str, batch: int, dtype: str, lowering: str = 'auto'
-) -> Program:
-  """The step of a config's run, compiled here and not taken from a cache."""
+def prepare(
+  model: str, method: str, batch: int, dtype: str = 'float32'
+) -> tuple[Any, Any, dict[str, Any]]:
+  """The trainer's stage for generated images; nothing is compiled yet.
+
+  Args:
+    model: a key of ``MODELS``.
+    method: a key of ``METHODS``.
+    batch: images a step.
+    dtype: of the computation.
+
+  Returns:
+    The stage, the placement, and the shapes of a batch, placed.
+  """
   import jax
   import numpy as np
 
@@ -75,8 +87,7 @@ def ours(
     str(record.ROOT / 'configs' / 'fake.py'), [f'--config.batch_size={batch}']
   )
   fields = {'model.name': model, 'model.dtype': dtype, 'method.name': method}
-  fields |= {'model.lowering': lowering, 'model.classifier_bias': False}
-  fields |= {'total_steps': 100_000}
+  fields |= {'model.classifier_bias': False, 'total_steps': 100_000}
   config.update_from_flattened_dict(fields | METHODS[method])
   dataset = data.load(
     'fake', image_size=size, fake_classes=classes, fake_examples=batch
@@ -85,12 +96,29 @@ def ours(
   course = plan.create(config, batch, inputs)
   placement = stage.place()
   made = stage.create(config, course, course.phases[0], dataset, placement)
+  like = lambda shape, dtype: jax.ShapeDtypeStruct(
+    shape, dtype, sharding=placement.batch
+  )
+  shapes = {
+    'image': like((batch, *dataset.image_shape), np.uint8),
+    'label': like((batch,), np.int32),
+  }
+  return made, placement, shapes
+
+
+def ours(model: str, method: str, batch: int, dtype: str) -> Program:
+  """The trainer's step, compiled here and not taken from a cache."""
+  import jax
+  import numpy as np
+
+  made, placement, shapes = prepare(model, method, batch, dtype)
   rng = np.random.default_rng(0)
-  images = rng.integers(0, 256, (batch, size, size, 3), np.uint8)
-  labels = rng.integers(0, classes, batch, np.int32)
+  images = rng.integers(0, 256, shapes['image'].shape, np.uint8)
+  labels = rng.integers(0, MODELS[model][1], batch, np.int32)
   batch_of = placement.put({'image': images, 'label': labels})
   state = [made.init(0)]
   step = made.train_step.lower(state[0], batch_of).compile()
+  cpu.release_memory()  # as the trainer does
 
   def run(steps: int) -> None:
     for _ in range(steps):
@@ -151,10 +179,19 @@ def contenders(
 ) -> list[Contender]:
   """All that is measured on a network, in one run."""
   same = {'model': model, 'batch': batch, 'dtype': dtype}
+  pages = cpu.huge_pages()  # what main.py starts anew with
   return [
-    *(Contender(f'{m} str_jax', ours, same | {'method': m}) for m in methods),
     *(
-      Contender(f'{m} {p}', peers, same | {'method': m, 'peer': p})
+      Contender(f'{m} str_jax', ours, same | {'method': m}, pages)
+      for m in methods
+    ),
+    *(
+      Contender(
+        f'{m} {p}',
+        peers,
+        same | {'method': m, 'peer': p},
+        pages if p == 'huge_pages' else {},
+      )
       for m in methods
       for p in peer_names
       if m in PEER_METHODS

@@ -68,10 +68,7 @@ def _dk(x: Array, dy: Array, kernel: Array, window: Window) -> Array:
     d = lax.dynamic_slice(dy, (image, row, 0, 0), (1, rows, w, channels))
     d = d.astype(wide(d))
     met = block.meet(a.astype(wide(a)))
-    sums = [
-      functools.reduce(jnp.add, list((pixels * d)[0]))
-      for pixels in met
-    ]
+    sums = [functools.reduce(jnp.add, list((pixels * d)[0])) for pixels in met]
     return [a + b for a, b in zip(total, sums, strict=True)]
 
   zeros = [jnp.zeros((w, channels), wide(x))] * (kh * kw)

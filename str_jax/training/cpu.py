@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import pathlib
@@ -30,15 +31,22 @@ def use_huge_pages() -> None:
   asks if told so before a program starts. To be called before anything is
   printed or imported that takes long.
   """
+  asked = huge_pages()
+  if asked and sys.executable:
+    again = [sys.executable, *sys.orig_argv[1:]]
+    os.execve(sys.executable, again, os.environ | asked)
+
+
+def huge_pages() -> dict[str, str]:
+  """The environment of a program that is to ask for them; empty if all is set.
+
+  >>> set(huge_pages()) <= {'GLIBC_TUNABLES'}
+  True
+  """
   tunables = os.environ.get(_TUNABLES, '')
-  if _HUGETLB in tunables or not _must_be_asked_for() or not sys.executable:
-    return
-  asked = ':'.join(filter(None, (tunables, f'{_HUGETLB}=1')))
-  os.execve(
-    sys.executable,
-    [sys.executable, *sys.orig_argv[1:]],
-    os.environ | {_TUNABLES: asked},
-  )
+  if _HUGETLB in tunables or not _must_be_asked_for():
+    return {}
+  return {_TUNABLES: ':'.join(filter(None, (tunables, f'{_HUGETLB}=1')))}
 
 
 def _must_be_asked_for() -> bool:
@@ -48,6 +56,13 @@ def _must_be_asked_for() -> bool:
   if library != 'glibc' or tuple(map(int, version.split('.')[:2])) < (2, 35):
     return False  # older ones do not know how to ask
   return '[madvise]' in _HUGE_PAGES.read_text()
+
+
+def release_memory() -> None:
+  """Gives back what the compiler took: glibc keeps it for the next time."""
+  library = ctypes.CDLL(None) if sys.platform == 'linux' else None
+  if hasattr(library, 'malloc_trim'):
+    library.malloc_trim(0)
 
 
 def compiler_options(lowering: str) -> dict[str, str]:

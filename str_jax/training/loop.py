@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from str_jax import data
 from str_jax.paths import kernels
-from str_jax.training import build, checkpoint, finish, init_from, workdir
+from str_jax.training import build, checkpoint, cpu, finish, init_from, workdir
 from str_jax.training import plan as plans
 from str_jax.training import stage as stages
 from str_jax.training import state as states
@@ -206,6 +206,8 @@ class Run:
     last = stage.phase.stop
     for step in range(start + 1, last + 1):
       state = stage.train_step(state, self.placement.put(next(batches)))
+      if step == start + 1:
+        cpu.release_memory()
       if step % config.log_every_steps == 0 or step == last:
         state = self.log_train(stage, state, log)
       evaluates = step % plan.eval_every == 0 or step == last
