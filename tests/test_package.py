@@ -29,7 +29,7 @@ PACKAGE = ROOT / 'str_jax'
 # From the ground up: a part imports what stands before it, and never what
 # stands after it.
 FLOORS = (
-  ('budgets', 'functional', 'lowering', 'paths', 'quantile'),
+  ('budgets', 'functional', 'limbs', 'lowering', 'paths', 'quantile'),
   ('methods',),
   ('variables', 'optim'),
   ('nn', 'flops', 'report'),

@@ -60,9 +60,9 @@ def _must_be_asked_for() -> bool:
 
 def release_memory() -> None:
   """Gives back what the compiler took: glibc keeps it for the next time."""
-  library = ctypes.CDLL(None) if sys.platform == 'linux' else None
-  if hasattr(library, 'malloc_trim'):
-    library.malloc_trim(0)
+  if sys.platform == 'linux':
+    trim = getattr(ctypes.CDLL(None), 'malloc_trim', lambda _: 0)
+    trim(0)
 
 
 def compiler_options(lowering: str) -> dict[str, str]:
