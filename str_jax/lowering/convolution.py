@@ -231,7 +231,7 @@ def _dense_dk(x: Array, dy: Array, kernel: Array, conv: _Convolution) -> Array:
         )
     a = lax.dynamic_slice_in_dim(dy, i * group, group).reshape(-1, features)
     b = columns.reshape(-1, rows)
-    if rows < features:  # the smaller first is faster
+    if rows <= features:  # the smaller first is faster
       a, b = b, a
     product = lax.dot_general(
       a,
@@ -247,5 +247,5 @@ def _dense_dk(x: Array, dy: Array, kernel: Array, conv: _Convolution) -> Array:
   columns = jnp.zeros((group, h, w, rows), x.dtype)
   total, _ = lax.fori_loop(0, steps, step, (zeros, columns), unroll=steps == 1)
   # The barrier keeps XLA from turning the product around.
-  total = total if rows < features else lax.optimization_barrier(total).T
+  total = total if rows <= features else lax.optimization_barrier(total).T
   return total.reshape(kernel.shape).astype(kernel.dtype)

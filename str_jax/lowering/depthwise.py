@@ -39,8 +39,15 @@ def vjp(
 
 
 def _weights(kernel: Array) -> Array:
-  """By tap, row-major."""
-  return kernel.astype(wide(kernel)).reshape(-1, 1, 1, 1, kernel.shape[3])
+  """By tap, row-major.
+
+  The product with the identity keeps XLA, which takes no product into a loop
+  over pixels, from thresholding a weight anew for each of them.
+  """
+  taps = kernel.astype(wide(kernel)).reshape(-1, kernel.shape[3])
+  same = jnp.eye(len(taps), dtype=taps.dtype)
+  exact = lax.dot(same, taps, precision=lax.Precision.HIGHEST)
+  return exact.reshape(-1, 1, 1, 1, kernel.shape[3])
 
 
 def _dk(x: Array, dy: Array, kernel: Array, window: Window) -> Array:
