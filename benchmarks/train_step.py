@@ -10,16 +10,19 @@ benchmarks/alternate.py. Written to benchmarks/results/train_step.json, and as
 tables to train_step.md: images/s, our speed over each peer's and over our own
 dense step, median and range over the turns, and memory.
 
---threads limits a CPU's cores. On a GPU the same command takes bfloat16
-(PyTorch: autocast) with --dtype=bfloat16; the peers are then best named by
---peers=channels_last,compiled. --methods takes every method of ours; a peer
-has dense, str and st3.
+--threads limits a CPU's cores. --methods takes every method of ours; a peer
+has dense, str and st3. The peer xla is our own step with XLA's convolutions;
+the JSON has the compile_seconds of both. On a GPU the same command takes
+bfloat16 (PyTorch: autocast) with --dtype=bfloat16; the peers are then best
+named by --peers=channels_last,compiled.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import statistics
+import time
 from typing import Any
 
 from benchmarks import alternate, record
@@ -61,11 +64,16 @@ PEERS: dict[str, dict[str, bool]] = {
   'compiled': {'channels_last': True, 'compiled': True},
   'huge_pages': {},  # the default, in memory that main.py gives ours
 }
+PLAIN = 'xla'  # our step again, with XLA's own convolutions
 PEER_METHODS = ('dense', 'str', 'st3')
 
 
 def prepare(
-  model: str, method: str, batch: int, dtype: str = 'float32'
+  model: str,
+  method: str,
+  batch: int,
+  dtype: str = 'float32',
+  lowering: str = 'auto',
 ) -> tuple[Any, Any, dict[str, Any]]:
   """The trainer's stage for generated images; nothing is compiled yet.
 
@@ -74,6 +82,7 @@ def prepare(
     method: a key of ``METHODS``.
     batch: images a step.
     dtype: of the computation.
+    lowering: as the config's model.lowering.
 
   Returns:
     The stage, the placement, and the shapes of a batch, placed.
@@ -89,7 +98,8 @@ def prepare(
     str(record.ROOT / 'configs' / 'fake.py'), [f'--config.batch_size={batch}']
   )
   fields = {'model.name': model, 'model.dtype': dtype, 'method.name': method}
-  fields |= {'model.classifier_bias': False, 'total_steps': 100_000}
+  fields |= {'model.classifier_bias': False, 'model.lowering': lowering}
+  fields |= {'total_steps': 100_000}
   config.update_from_flattened_dict(fields | METHODS[method])
   dataset = data.load(
     'fake', image_size=size, fake_classes=classes, fake_examples=batch
@@ -108,18 +118,22 @@ def prepare(
   return made, placement, shapes
 
 
-def ours(model: str, method: str, batch: int, dtype: str) -> Program:
+def ours(
+  model: str, method: str, batch: int, dtype: str, lowering: str = 'auto'
+) -> Program:
   """The trainer's step, compiled here and not taken from a cache."""
   import jax
   import numpy as np
 
-  made, placement, shapes = prepare(model, method, batch, dtype)
+  made, placement, shapes = prepare(model, method, batch, dtype, lowering)
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, shapes['image'].shape, np.uint8)
   labels = rng.integers(0, MODELS[model][1], batch, np.int32)
   batch_of = placement.put({'image': images, 'label': labels})
   state = [made.init(0)]
+  began = time.perf_counter()
   step = made.train_step.lower(state[0], batch_of).compile()
+  seconds = time.perf_counter() - began
   cpu.release_memory()  # as the trainer does
 
   def run(steps: int) -> None:
@@ -133,6 +147,7 @@ def ours(model: str, method: str, batch: int, dtype: str) -> Program:
   facts = {
     'argument_bytes': memory.argument_size_in_bytes,
     'temporary_bytes': memory.temp_size_in_bytes,
+    'compile_seconds': round(seconds, 2),
   }
   device = jax.devices()[0]
   if device.platform == 'cpu':
@@ -189,6 +204,13 @@ def contenders(
     ),
     *(
       Contender(
+        f'{m} {PLAIN}', ours, same | {'method': m, 'lowering': PLAIN}, pages
+      )
+      for m in methods
+      if PLAIN in peer_names
+    ),
+    *(
+      Contender(
         f'{m} {p}',
         peers,
         same | {'method': m, 'peer': p},
@@ -196,7 +218,7 @@ def contenders(
       )
       for m in methods
       for p in peer_names
-      if m in PEER_METHODS
+      if m in PEER_METHODS and p != PLAIN
     ),
   ]
 
@@ -217,7 +239,7 @@ def records(
     }
     against = {'dense': f'dense {program}'}
     if program == 'str_jax':
-      against |= {p: f'{method} {p}' for p in PEERS}
+      against |= {p: f'{method} {p}' for p in (*PEERS, PLAIN)}
     for other, key in against.items():
       if key in results and key != name:
         row[f'over_{other}'] = [
@@ -229,29 +251,31 @@ def records(
 
 def table(rows: list[dict[str, Any]]) -> str:
   """The records for people: a table for each machine and setting."""
-  header = ('model', 'method', 'program', 'images/s')
-  header += tuple(f'speed over {p}' for p in (*PEERS, 'dense'))
-  header += ('peak memory', 'first step after')
   text = []
   common = ('device', 'threads', 'dtype')
-  settings = sorted({tuple(str(r[k]) for k in common) for r in rows})
-  for setting in settings:
+  ratio = lambda x: f'{x[0]:.2f} ({x[1]:.2f}-{x[2]:.2f})' if x else ''
+  for setting in sorted({tuple(str(r[k]) for k in common) for r in rows}):
     chosen = [r for r in rows if tuple(str(r[k]) for k in common) == setting]
-    cells = []
-    for r in chosen:
-      speeds = sorted(r['images_per_second'])
-      ratio = lambda x: f'{x[0]:.2f} ({x[1]:.2f}-{x[2]:.2f})' if x else ''
-      cells.append(
-        (
-          f'{r["model"]}, batch {r["batch"]}',
-          r['method'],
-          r['program'],
-          f'{speeds[len(speeds) // 2]:.1f}',
-          *(ratio(r.get(f'over_{p}')) for p in (*PEERS, 'dense')),
-          f'{r["peak_bytes"] / 2**20:.0f} MiB',
-          f'{r["first_seconds"]:.1f} s',
-        )
-      )
+    others = [
+      other
+      for other in (*PEERS, PLAIN, 'dense')
+      if any(f'over_{other}' in r for r in chosen)
+    ]
+    header = ['model', 'method', 'program', 'images/s']
+    header += [f'speed over {other}' for other in others]
+    header += ['peak memory', 'first step after']
+    cells = [
+      [
+        f'{r["model"]}, batch {r["batch"]}',
+        r['method'],
+        r['program'],
+        f'{statistics.median(r["images_per_second"]):.1f}',
+        *(ratio(r.get(f'over_{other}')) for other in others),
+        f'{r["peak_bytes"] / 2**20:.0f} MiB',
+        f'{r["first_seconds"]:.1f} s',
+      ]
+      for r in chosen
+    ]
     device, threads, dtype = setting
     text.append(f'## {device}, {threads} threads, {dtype}\n\n')
     text.append(record.markdown(header, cells) + '\n')
@@ -262,7 +286,9 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--models', default=','.join(NETWORKS))
   parser.add_argument('--methods', default='dense,str,st3')
-  parser.add_argument('--peers', default='default', help="'' for none")
+  parser.add_argument(
+    '--peers', default='default', help=f'of {", ".join(PEERS)}, {PLAIN}'
+  )
   parser.add_argument('--batch', type=int, help='images a step')
   parser.add_argument('--dtype', default='float32')
   parser.add_argument('--threads', type=int, default=os.cpu_count())

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 from benchmarks import (
+  accuracy,
   alternate,
+  fastgrnn,
+  first_seconds,
   memory,
   record,
   thresholds,
@@ -187,3 +190,42 @@ def test_an_origin_names_command_commit_machine_and_date():
   assert set(origin) >= {'command', 'commit', 'date', 'machine', 'versions'}
   assert origin['versions']['jax'] == jax.__version__
   assert record.device()
+
+
+SHORT = ['--config.total_steps=4', '--config.log_every_steps=2']
+
+
+def test_accuracy(tmp_path, monkeypatch):
+  start = accuracy.subprocess.run
+  monkeypatch.setattr(
+    accuracy.subprocess,
+    'run',
+    lambda command, **options: start([*command, *SHORT], **options),
+  )
+  config = accuracy.ROOT / 'configs' / 'digits.py'
+  run = accuracy.run(config, 'dense', 3, tmp_path)
+  assert run['seed'] == 3 and run['steps'] == 4 and 0 < run['top1'] < 1
+  assert '| dense | 1 |' in accuracy.table([run])
+  assert accuracy.curves([run]).axes
+
+
+def test_fastgrnn(tmp_path, monkeypatch):
+  load = fastgrnn.flags.load_config
+  monkeypatch.setattr(
+    fastgrnn.flags,
+    'load_config',
+    lambda spec, overrides: load(spec, [*overrides, *SHORT]),
+  )
+  run = fastgrnn.run('learned', 'digits', 3, tmp_path)
+  assert run['steps'] == 4 and run['parameters'] > 1000
+  assert '| learned | 1 |' in fastgrnn.table([run])
+
+
+def test_first_seconds():
+  first, second = first_seconds.rows_of('digits:str', 1, 2)
+  assert first['from_cache'] == [0] and second['from_cache'][0] > 0
+  for row in (first, second):
+    parts = {part: seconds for part, (seconds,) in row['seconds'].items()}
+    assert sum(parts.values()) == pytest.approx(row['total'][0], abs=0.01)
+    assert min(parts['import'], parts['first step']) > 0
+  assert 'digits:str | second | 2' in first_seconds.table([first, second])
