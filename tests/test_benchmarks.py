@@ -193,6 +193,8 @@ def test_an_origin_names_command_commit_machine_and_date():
 
 
 SHORT = ['--config.total_steps=4', '--config.log_every_steps=2']
+SHORT += ['--config.schedule.warmup_steps=0']
+EIGHTS = '--config.batch_size=80'  # for the tests' devices
 
 
 def test_accuracy(tmp_path, monkeypatch):
@@ -214,7 +216,7 @@ def test_fastgrnn(tmp_path, monkeypatch):
   monkeypatch.setattr(
     fastgrnn.flags,
     'load_config',
-    lambda spec, overrides: load(spec, [*overrides, *SHORT]),
+    lambda spec, overrides: load(spec, [*overrides, *SHORT, EIGHTS]),
   )
   run = fastgrnn.run('learned', 'digits', 3, tmp_path)
   assert run['steps'] == 4 and run['parameters'] > 1000
