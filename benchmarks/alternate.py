@@ -8,6 +8,7 @@ A process that waits for its turn sleeps.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import multiprocessing
@@ -119,6 +120,16 @@ def measure(
   finally:
     for process, *_ in workers.values():
       process.terminate()
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, seconds: float) -> None:
+  """The options of a script that measures: ``measure``'s, and --no-write."""
+  parser.add_argument('--threads', type=int, default=os.cpu_count())
+  parser.add_argument('--alternations', type=int, default=5)
+  parser.add_argument(
+    '--seconds', type=float, default=seconds, help='of a turn'
+  )
+  parser.add_argument('--no-write', dest='write', action='store_false')
 
 
 def ratios(result: Result, over: Result) -> tuple[float, float, float]:

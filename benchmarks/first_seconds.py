@@ -206,8 +206,7 @@ def main() -> None:
     rows = [row | {'machine': machine} for row in rows]
     print(table(rows), flush=True)
     if args.write:
-      everything = record.add(RESULTS, rows, KEY)
-      RESULTS.with_suffix('.md').write_text(table(everything))
+      record.keep(RESULTS, rows, KEY, table)
 
 
 if __name__ == '__main__':

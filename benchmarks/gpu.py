@@ -35,7 +35,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks import alternate, gpu_tables, record, train_step
+from benchmarks import alternate, gpu_tables, our_step, record, train_step
 from benchmarks.alternate import Contender, Result
 from benchmarks.gpu_programs import (
   FLAGS,
@@ -100,11 +100,11 @@ def _compare(
   chosen = [
     c
     if c.build is train_step.peers
-    else dataclasses.replace(c, environment=MEMORY)
+    else dataclasses.replace(c, environment=c.environment | MEMORY)
     for c in train_step.contenders(
       model, methods, _names(args.peers), batch, args.dtype
     )
-    if c.settings['method'] == method or c.build is train_step.ours
+    if c.settings['method'] == method or c.build is our_step.ours
   ]
   results: dict[str, Result] = {}
   for group in [chosen] if together else [[c] for c in chosen]:
@@ -135,9 +135,9 @@ def flags(args: argparse.Namespace) -> None:
     else:
       environment = MEMORY | {'XLA_FLAGS': joined(text)}
       waiting.append(
-        Contender(name, train_step.ours, settings, environment=environment)
+        Contender(name, our_step.ours, settings, environment=environment)
       )
-  none = Contender('none', train_step.ours, settings, MEMORY)
+  none = Contender('none', our_step.ours, settings, MEMORY)
   for i in range(0, len(waiting), args.together):
     group = waiting[i : i + args.together]
     while group:
@@ -219,11 +219,11 @@ def keep(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
   """Prints rows, and puts them into the results."""
   common = {'device': record.device(), **record.origin()}
   rows = [row | common for row in rows]
-  everything = record.add(RESULTS, rows, KEY) if args.write else rows
-  print(gpu_tables.tables(rows, everything), flush=True)
+  everything = rows
   if args.write:
-    text = gpu_tables.tables(everything, everything)
-    RESULTS.with_suffix('.md').write_text(text)
+    table = lambda records: gpu_tables.tables(records, records)
+    everything = record.keep(RESULTS, rows, KEY, table)
+  print(gpu_tables.tables(rows, everything), flush=True)
 
 
 def _done(unit: dict[str, Any], args: argparse.Namespace) -> bool:
@@ -241,7 +241,7 @@ def _measure(
     contenders,
     alternations=args.alternations,
     seconds=args.seconds,
-    threads=os.cpu_count() or 1,
+    threads=args.threads,
   )
 
 
@@ -278,10 +278,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     '--tests', default='tests/test_quantile.py,tests/test_methods.py'
   )
   parser.add_argument('--out', default='profiles', help='folder of traces')
-  parser.add_argument('--alternations', type=int, default=5)
-  parser.add_argument('--seconds', type=float, default=1.0, help='of a turn')
   parser.add_argument('--again', action='store_true')
-  parser.add_argument('--no-write', dest='write', action='store_false')
+  alternate.add_arguments(parser, seconds=1.0)
   args = parser.parse_args(arguments)
   for part in _names(args.parts):
     PARTS[part](args)

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-from benchmarks import gpu_tables, train_step
+from benchmarks import gpu_tables, our_step
 from benchmarks.alternate import Program
 
 FLAGS = {
@@ -52,7 +52,7 @@ def profiled(
   """Our step; one of it is traced, and its operations are among the facts."""
   import jax
 
-  program = train_step.ours(model, method, batch, dtype)
+  program = our_step.ours(model, method, batch, dtype)
   program.run(3)
   with jax.profiler.trace(out):
     program.run(1)
@@ -67,7 +67,7 @@ def training_gflops(model: str) -> float:
   from str_jax import flops, models
 
   jax.config.update('jax_platforms', 'cpu')  # the device is the processes'
-  size, classes, _ = train_step.MODELS[model]
+  size, classes, _ = our_step.MODELS[model]
   network = models.create(model, num_classes=classes)
   counts = flops.count(network, (size, size, 3))
   return 3 * 2 * sum(counts.values()) / 1e9

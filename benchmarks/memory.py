@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from benchmarks import record, train_step
+from benchmarks import our_step, record
 
 RESULTS = record.RESULTS / 'memory.json'
 KEY = ('model', 'method', 'batch', 'devices', 'device')
@@ -24,7 +24,7 @@ KEY = ('model', 'method', 'batch', 'devices', 'device')
 
 def compile_step(model: str, method: str, batch: int) -> tuple[Any, Any]:
   """The compiled step of a config's run, and its abstract state."""
-  made, _, shapes = train_step.prepare(model, method, batch)
+  made, _, shapes = our_step.prepare(model, method, batch)
   return made.train_step.lower(made.target, shapes).compile(), made.target
 
 
@@ -121,7 +121,7 @@ def main() -> None:
     default='resnet50:8,resnet50:64,resnet20:128',
     help='network:batch, comma-separated',
   )
-  parser.add_argument('--methods', default=','.join(train_step.METHODS))
+  parser.add_argument('--methods', default=','.join(our_step.METHODS))
   parser.add_argument('--no-write', dest='write', action='store_false')
   args = parser.parse_args()
   rows = []
@@ -132,8 +132,7 @@ def main() -> None:
       rows.append(row | {'device': record.device(), **record.origin()})
       print(table(rows[-1:]).splitlines()[-1], flush=True)
       if args.write:  # row by row: a run that is stopped loses one
-        everything = record.add(RESULTS, rows[-1:], KEY)
-        RESULTS.with_suffix('.md').write_text(table(everything))
+        record.keep(RESULTS, rows[-1:], KEY, table)
   print(table(rows))
 
 

@@ -15,7 +15,7 @@ import pathlib
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -81,6 +81,18 @@ def add(
   everything = sorted([*kept, *records], key=lambda r: str(identity(r)))
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(everything, indent=1) + '\n')
+  return everything
+
+
+def keep(
+  path: pathlib.Path,
+  records: Sequence[dict[str, Any]],
+  key: Sequence[str],
+  table: Callable[[list[dict[str, Any]]], str],
+) -> list[dict[str, Any]]:
+  """``add``, and all records as a table in a Markdown file beside the JSON."""
+  everything = add(path, records, key)
+  path.with_suffix('.md').write_text(table(everything))
   return everything
 
 

@@ -22,7 +22,7 @@ import multiprocessing
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import hlo, record, train_step
+from benchmarks import hlo, our_step, record
 from benchmarks.chips import CHIPS, UTILIZATION, all_reduce
 
 RESULTS = record.RESULTS / 'scaling.json'
@@ -93,7 +93,7 @@ def measure(
 
   jax.config.update('jax_platforms', 'cpu')
   jax.config.update('jax_num_cpu_devices', devices)
-  made, _, shapes = train_step.prepare(model, method, batch)
+  made, _, shapes = our_step.prepare(model, method, batch)
   step = made.train_step.lower(made.target, shapes).compile()
   state = made.target
   parameters = dict.fromkeys(('weights', 'norms', 'thresholds'), 0)
@@ -213,8 +213,7 @@ def main() -> None:
   rows = [r for r in rows if r['kind'] == 'step']
   rows += predictions(rows)
   if args.write:
-    rows = record.add(RESULTS, rows, KEY)
-    RESULTS.with_suffix('.md').write_text(tables(rows))
+    rows = record.keep(RESULTS, rows, KEY, tables)
   print(tables(rows))
 
 

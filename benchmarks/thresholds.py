@@ -16,15 +16,15 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks import alternate, record
+from benchmarks import alternate, our_step, record
 from benchmarks.alternate import Contender, Program, Result
+from str_jax.training import cpu
 
 RESULTS = record.RESULTS / 'thresholds.json'
 KEY = ('model', 'program', 'threads', 'device')
@@ -44,7 +44,7 @@ def shapes_of(model: str) -> list[tuple[int, ...]]:
   from str_jax import models
   from str_jax.paths import kernels
 
-  size, classes = (32, 10) if model == 'resnet20' else (224, 1000)
+  size, classes, _ = our_step.MODELS[model]
   variables = jax.eval_shape(
     models.create(model, num_classes=classes).init,
     jax.random.key(0),
@@ -124,8 +124,8 @@ def ours(shapes: Shapes, what: str) -> Program:
     return new[names[0]].ravel()[0]
 
   def one_pass(weights: list[jax.Array], last: jax.Array) -> jax.Array:
-    points = quantile._PARTS - 1 if jax.device_count() == 1 else 1
-    at = last * (1 + 0.01 * jnp.arange(points, dtype=jnp.float32))
+    points = jnp.arange(quantile.pass_size(), dtype=jnp.float32)
+    at = last * (1 + 0.01 * points)
     ones = (1.0,) * len(weights)
     counts = quantile._counts(weights, at[:, None], ones)
     return jnp.stack(counts).sum().astype(jnp.float32) * 0 + last
@@ -179,7 +179,7 @@ def torch_peer(shapes: Shapes, what: str) -> Program:
   """PyTorch's 'sort' or 'kthvalue', on its GPU if it has one."""
   import torch
 
-  torch.set_num_threads(len(os.sched_getaffinity(0)))
+  torch.set_num_threads(cpu.cores())
   device = 'cuda' if torch.cuda.is_available() else 'cpu'
   k = rank(shapes)
   weights = [torch.from_numpy(w).to(device) for w in draw(shapes)]
@@ -278,10 +278,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--models', default='resnet50')
   parser.add_argument('--programs', help='separated by ;, default all')
-  parser.add_argument('--threads', type=int, default=os.cpu_count())
-  parser.add_argument('--alternations', type=int, default=5)
-  parser.add_argument('--seconds', type=float, default=1.0, help='of a turn')
-  parser.add_argument('--no-write', dest='write', action='store_false')
+  alternate.add_arguments(parser, seconds=1.0)
   args = parser.parse_args()
   names = args.programs.split(';') if args.programs else list(PROGRAMS)
   for model in args.models.split(','):
@@ -306,8 +303,7 @@ def main() -> None:
     )
     print(table(rows), flush=True)
     if args.write:
-      everything = record.add(RESULTS, rows, KEY)
-      RESULTS.with_suffix('.md').write_text(table(everything))
+      record.keep(RESULTS, rows, KEY, table)
 
 
 if __name__ == '__main__':

@@ -17,8 +17,7 @@ import subprocess
 import sys
 from typing import Any
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-RESULTS = ROOT / 'benchmarks' / 'results'
+from benchmarks.record import RESULTS, ROOT
 
 
 def main() -> None:

@@ -118,13 +118,22 @@ def kth_magnitudes(
   return _smallest(reaches, wanted.shape, near)
 
 
+def pass_size() -> int:
+  """For how many thresholds a reading of the weights counts here.
+
+  >>> pass_size() >= 1
+  True
+  """
+  return _PARTS - 1 if jax.device_count() == 1 else 1
+
+
 def _smallest(
   reaches: Callable[[jax.Array], jax.Array],
   shape: tuple[int, ...],
   near: jax.Array | None,
 ) -> jax.Array:
   """The smallest float32 from 0 that reaches; several a call, on axis 0."""
-  parts = _PARTS if jax.device_count() == 1 else 2
+  parts = pass_size() + 1
   at = jnp.arange(1, parts).reshape((-1,) + (1,) * len(shape))
 
   def narrow(bracket: tuple[jax.Array, jax.Array]):

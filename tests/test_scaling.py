@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from benchmarks import chips, hlo, scaling, train_step
+from benchmarks import chips, hlo, our_step, scaling
 
 HAND_WRITTEN = """HloModule jit_f, is_scheduled=true, num_partitions=8
 
@@ -174,8 +174,8 @@ def test_a_loop_counts_as_often_as_it_is_known_to_run(mesh, passes):
 
 
 def test_the_step_sends_gradients_statistics_and_the_metrics(monkeypatch):
-  monkeypatch.setitem(train_step.MODELS, 'convnet', (8, 10, 16))
-  made, _, shapes = train_step.prepare('convnet', 'st3', 16)
+  monkeypatch.setitem(our_step.MODELS, 'convnet', (8, 10, 16))
+  made, _, shapes = our_step.prepare('convnet', 'st3', 16)
   step = made.train_step.lower(made.target, shapes).compile()
   state = made.target
   summary = scaling.summarize(step.as_text())

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from str_jax.functional import at_least_float32
 from str_jax.lowering import depthwise
-from str_jax.lowering.window import Window
+from str_jax.lowering.window import Window, cover
 
 _Pair = tuple[Array, Array]
 _NHWC = ('NHWC', 'HWIO', 'NHWC')
@@ -116,15 +117,8 @@ def _covered(
   depthwise = groups == channels == features and inputs == 1
   if layout != nhwc or not (dense or depthwise):
     return None
-  sizes, taps = (x.shape[1], x.shape[2]), (kernel.shape[0], kernel.shape[1])
-  if isinstance(padding, str):
-    padding = lax.padtype_to_pads(sizes, taps, strides, padding)
-  (top, bottom), (left, right) = padding
-  sh, sw = strides
-  window = Window(taps, (sh, sw), ((top, bottom), (left, right)), sizes)
-  empty = min(*window.size, *x.shape, *kernel.shape) < 1
-  crops = min(top, bottom, left, right) < 0
-  if empty or crops or not jnp.issubdtype(x.dtype, jnp.floating):
+  window = cover(x, kernel.shape[:2], strides, padding)
+  if window is None or features < 1:
     return None
   return _Convolution(window, groups, precision)
 
@@ -242,7 +236,7 @@ def _dense_dk(x: Array, dy: Array, kernel: Array, conv: _Convolution) -> Array:
     )
     return total + product, columns
 
-  wide = depthwise.wide(x)
+  wide = at_least_float32(x.dtype)
   zeros = jnp.zeros(sorted((rows, features)), wide)
   columns = jnp.zeros((group, h, w, rows), x.dtype)
   total, _ = lax.fori_loop(0, steps, step, (zeros, columns), unroll=steps == 1)

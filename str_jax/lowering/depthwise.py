@@ -2,24 +2,19 @@
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
 
+from str_jax.functional import at_least_float32
 from str_jax.lowering.window import Window
 
 _TERMS = 252  # of the sums that one step of a weight gradient unrolls
 
 
-def wide(x: Array) -> Any:
-  """The type to sum in: float32 at least."""
-  return x.dtype if x.dtype.itemsize >= 4 else jnp.float32
-
-
 def forward(x: Array, kernel: Array, window: Window) -> Array:
   """A sum of shifted images, each times its weight."""
-  met = window.meet(window.pad(x.astype(wide(x))))
+  met = window.meet(window.pad(x.astype(at_least_float32(x.dtype))))
   products = [
     pixels * weight
     for pixels, weight in zip(met, _weights(kernel), strict=True)
@@ -33,7 +28,9 @@ def vjp(
   """The gradients to the images and to the kernel."""
   weights = _weights(kernel)
   dx = window.spread(
-    (dy.astype(wide(dy)),), lambda tap, dy: dy * weights[tap], (0,)
+    (dy.astype(at_least_float32(dy.dtype)),),
+    lambda tap, dy: dy * weights[tap],
+    (0,),
   )
   return dx.astype(x.dtype), _dk(x, dy, kernel, window)
 
@@ -44,7 +41,9 @@ def _weights(kernel: Array) -> Array:
   The product with the identity keeps XLA, which takes no product into a loop
   over pixels, from thresholding a weight anew for each of them.
   """
-  taps = kernel.astype(wide(kernel)).reshape(-1, kernel.shape[3])
+  taps = kernel.astype(at_least_float32(kernel.dtype)).reshape(
+    -1, kernel.shape[3]
+  )
   same = jnp.eye(len(taps), dtype=taps.dtype)
   exact = lax.dot(same, taps, precision=lax.Precision.HIGHEST)
   return exact.reshape(-1, 1, 1, 1, kernel.shape[3])
@@ -73,11 +72,11 @@ def _dk(x: Array, dy: Array, kernel: Array, window: Window) -> Array:
       x, (image, row * stride, 0, 0), (1, reach, x.shape[2], channels)
     )
     d = lax.dynamic_slice(dy, (image, row, 0, 0), (1, rows, w, channels))
-    d = d.astype(wide(d))
-    met = block.meet(a.astype(wide(a)))
+    d = d.astype(at_least_float32(d.dtype))
+    met = block.meet(a.astype(at_least_float32(a.dtype)))
     sums = [functools.reduce(jnp.add, list((pixels * d)[0])) for pixels in met]
     return [a + b for a, b in zip(total, sums, strict=True)]
 
-  zeros = [jnp.zeros((w, channels), wide(x))] * (kh * kw)
+  zeros = [jnp.zeros((w, channels), at_least_float32(x.dtype))] * (kh * kw)
   total = lax.fori_loop(0, n * blocks, step, zeros)
   return jnp.stack(total).sum(1).reshape(kernel.shape).astype(kernel.dtype)

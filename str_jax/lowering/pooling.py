@@ -1,6 +1,7 @@
 """The max-pool."""
 
 import functools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
 
-from str_jax.lowering.window import Window
+from str_jax.lowering.window import Window, cover
 
 _NO_TAP = 127  # the index of none: below it lie those of windows up to 11 x 11
 
@@ -40,31 +41,10 @@ def max_pool(
   >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), (2, 2), (2, 2)).ravel()
   Array([ 5.,  7., 13., 15.], dtype=float32)
   """
-  window = _window(inputs, window_shape, strides or (1, 1), padding)
-  if window is None:
+  window = cover(inputs, window_shape, strides or (1, 1), padding)
+  if window is None or math.prod(window_shape) >= _NO_TAP:
     return nn.max_pool(inputs, tuple(window_shape), strides, padding)
   return _pool(inputs, window)
-
-
-def _window(
-  x: Array,
-  taps: Sequence[int],
-  strides: Sequence[int],
-  padding: str | Sequence[tuple[int, int]],
-) -> Window | None:
-  """The window of a max-pool, None if it is not covered."""
-  if x.ndim != 4 or len(taps) != 2 or not jnp.issubdtype(x.dtype, jnp.floating):
-    return None
-  if isinstance(padding, str):
-    padding = lax.padtype_to_pads(x.shape[1:3], taps, strides, padding)
-  (top, bottom), (left, right) = padding
-  (kh, kw), (sh, sw) = taps, strides
-  window = Window(
-    (kh, kw), (sh, sw), ((top, bottom), (left, right)), (x.shape[1], x.shape[2])
-  )
-  crops = min(top, bottom, left, right) < 0
-  empty = min(*window.size, *x.shape) < 1
-  return None if crops or empty or kh * kw >= _NO_TAP else window
 
 
 def _plain(x: Array, window: Window) -> Array:

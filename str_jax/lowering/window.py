@@ -120,3 +120,35 @@ class Window:
     dx = jnp.stack(rows, 2).reshape(whole)
     (top, _), (left, _) = self.pads
     return dx[:, top : top + self.inputs[0], left : left + self.inputs[1]]
+
+
+def cover(
+  x: Array,
+  taps: Sequence[int],
+  strides: Sequence[int],
+  padding: str | Sequence[tuple[int, int]],
+) -> Window | None:
+  """The window over images, None for what no lowering here covers.
+
+  Args:
+    x: images, floating and (batch, height, width, channels) if covered.
+    taps: of the kernel, over height and width.
+    strides: over height and width.
+    padding: 'SAME', 'VALID', or (low, high) for height and for width.
+
+  Returns:
+    The window; None as well where pixels are cropped off or none are left.
+  """
+  floating = jnp.issubdtype(x.dtype, jnp.floating)
+  if x.ndim != 4 or len(taps) != 2 or not floating:
+    return None
+  if isinstance(padding, str):
+    padding = lax.padtype_to_pads(x.shape[1:3], taps, strides, padding)
+  (top, bottom), (left, right) = padding
+  (kh, kw), (sh, sw) = taps, strides
+  window = Window(
+    (kh, kw), (sh, sw), ((top, bottom), (left, right)), (x.shape[1], x.shape[2])
+  )
+  crops = min(top, bottom, left, right) < 0
+  empty = min(*window.size, *window.taps, *x.shape) < 1
+  return None if crops or empty else window
