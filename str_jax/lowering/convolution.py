@@ -219,10 +219,14 @@ def _dense_dk(x: Array, dy: Array, kernel: Array, conv: _Convolution) -> Array:
     if conv.matrix:
       columns = images
     else:  # written in place: to concatenate them would copy each twice
-      for tap, pixels in enumerate(conv.window.meet(images)):
-        columns = lax.dynamic_update_slice_in_dim(
-          columns, pixels, tap * channels, 3
-        )
+      columns = lax.fori_loop(
+        0,
+        rows // channels,
+        lambda tap, columns: lax.dynamic_update_slice_in_dim(
+          columns, conv.window.meet_at(images, tap), tap * channels, 3
+        ),
+        columns,
+      )
     a = lax.dynamic_slice_in_dim(dy, i * group, group).reshape(-1, features)
     b = columns.reshape(-1, rows)
     if rows <= features:  # the smaller first is faster

@@ -9,7 +9,7 @@ from jax import Array, lax
 from str_jax.functional import at_least_float32
 from str_jax.lowering.window import Window
 
-_TERMS = 252  # of the sums that one step of a weight gradient unrolls
+_ROWS = 28  # at most, that one step of a weight gradient adds up
 
 
 def forward(x: Array, kernel: Array, window: Window) -> Array:
@@ -52,31 +52,35 @@ def _weights(kernel: Array) -> Array:
 def _dk(x: Array, dy: Array, kernel: Array, window: Window) -> Array:
   """sum_nhw x[n, s h + i - p, s w + j - p, c] dy[n, h, w, c] as [i, j, 0, c].
 
-  A block of rows at a time. The rows of a block are added one by one, in code
-  unrolled: whole rows are long vectors, their sum over w waits for the end.
+  A block of rows at a time, tap by tap. The rows of a block are added one by
+  one, in code unrolled: whole rows are long vectors, their sum over w waits
+  for the end.
   """
   n, h, w, channels = dy.shape
   (kh, kw), stride = window.taps, window.strides[0]
-  most = max(1, min(h, _TERMS // (kh * kw)))
-  rows = next(r for r in range(most, 0, -1) if h % r == 0)
+  rows = next(r for r in range(min(h, _ROWS), 0, -1) if h % r == 0)
   blocks = h // rows
   x = window.pad(x)
   reach = (rows - 1) * stride + kh
   block = dataclasses.replace(
     window, pads=((0, 0), (0, 0)), inputs=(reach, x.shape[2])
   )
+  wide = at_least_float32(x.dtype)
 
-  def step(t: Array, total: list[Array]) -> list[Array]:
+  def step(t: Array, total: Array) -> Array:
     image, row = t // blocks, t % blocks * rows
     a = lax.dynamic_slice(
       x, (image, row * stride, 0, 0), (1, reach, x.shape[2], channels)
     )
     d = lax.dynamic_slice(dy, (image, row, 0, 0), (1, rows, w, channels))
-    d = d.astype(at_least_float32(d.dtype))
-    met = block.meet(a.astype(at_least_float32(a.dtype)))
-    sums = [functools.reduce(jnp.add, list((pixels * d)[0])) for pixels in met]
-    return [a + b for a, b in zip(total, sums, strict=True)]
 
-  zeros = [jnp.zeros((w, channels), at_least_float32(x.dtype))] * (kh * kw)
+    def add(tap: Array) -> Array:
+      products = block.meet_at(a, tap).astype(wide) * d.astype(wide)
+      # Apart from the write of the result, it runs on several cores.
+      return lax.optimization_barrier(functools.reduce(jnp.add, products[0]))
+
+    return total + lax.map(add, jnp.arange(kh * kw))
+
+  zeros = jnp.zeros((kh * kw, w, channels), wide)
   total = lax.fori_loop(0, n * blocks, step, zeros)
-  return jnp.stack(total).sum(1).reshape(kernel.shape).astype(kernel.dtype)
+  return total.sum(1).reshape(kernel.shape).astype(kernel.dtype)

@@ -51,6 +51,14 @@ class Window:
       for j in range(self.taps[1])
     ]
 
+  def meet_at(self, padded: Array, tap: Array) -> Array:
+    """The pixels that one tap meets; in a loop it is compiled once for all."""
+    (h, w), (sh, sw) = self.size, self.strides
+    i, j = tap // self.taps[1], tap % self.taps[1]
+    batch, *_, channels = padded.shape
+    reach = (batch, (h - 1) * sh + 1, (w - 1) * sw + 1, channels)
+    return lax.dynamic_slice(padded, (0, i, j, 0), reach)[:, ::sh, ::sw]
+
   def spread(
     self,
     outputs: Sequence[Array],
