@@ -174,10 +174,8 @@ def keep(
     'device': record.device(),
     **record.origin(),
   }
-  everything = record.add(RESULTS, [r | common for r in results], KEY)
-  text = table(everything)
-  RESULTS.with_suffix('.md').write_text(text)
-  print(text, flush=True)
+  rows = [r | common for r in results]
+  print(table(record.keep(RESULTS, rows, KEY, table)), flush=True)
 
 
 def table(records: list[dict[str, Any]]) -> str:
