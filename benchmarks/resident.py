@@ -26,8 +26,6 @@ from str_jax.training import step as steps
 from str_jax.training.stage import Stage
 from str_jax.training.state import State
 
-PAD = 4
-
 Images = dict[str, jax.Array]
 
 
@@ -37,6 +35,22 @@ class Resident:
 
   dataset: data.Dataset
   splits: dict[str, Images]
+
+
+def shift_of(dataset: data.Dataset) -> Shift:
+  """How a data set's images are augmented.
+
+  Raises:
+    ValueError: otherwise than it is done here.
+  """
+  transforms = dataset.train_transforms
+  if len(transforms) != 1 or not isinstance(transforms[0], Shift):
+    raise ValueError(
+      "on the device images are padded, cropped and mirrored ('shift' or "
+      f"'crop_flip'), but {dataset.name} is trained on with another "
+      'augmentation: set augment.'
+    )
+  return transforms[0]
 
 
 def load(config: Any) -> Resident:
@@ -64,12 +78,7 @@ def _load(
     validation=validation,
     augment=augment,
   )
-  wanted = vars(Shift(PAD, cv2.BORDER_REPLICATE, flip=True))
-  if [vars(t) for t in dataset.train_transforms] != [wanted]:
-    raise ValueError(
-      "on the device images are padded, cropped and mirrored ('crop_flip'), "
-      f'but {name} is trained on with another augmentation: set augment.'
-    )
+  shift_of(dataset)  # looks whether it can be done
   splits = {
     split: on_device(dataset, split)
     for split, source in dataset.splits.items()
@@ -101,27 +110,38 @@ def orders(
   return jax.vmap(shuffle)(first_epoch + jnp.arange(epochs)).reshape(-1)
 
 
-def augment(key: jax.Array, images: jax.Array, index: jax.Array) -> jax.Array:
-  """Images by their index, shifted by up to PAD pixels, half of them mirrored.
-
-  What is shifted in repeats the edge's pixels, as crop_flip does.
-  """
-  shift, mirror = jax.random.split(key)
-  at = jax.random.randint(shift, (2, len(index)), -PAD, PAD + 1)
-  flipped = jax.random.bernoulli(mirror, shape=index.shape)
-  return shifted(images, index, at, flipped)
+def augment(
+  key: jax.Array, images: jax.Array, index: jax.Array, shift: Shift
+) -> jax.Array:
+  """Images by their index, shifted at random, half of them mirrored if asked."""
+  moves, mirror = jax.random.split(key)
+  pad = shift.padding
+  at = jax.random.randint(moves, (2, len(index)), -pad, pad + 1)
+  flipped = jax.random.bernoulli(mirror, shape=index.shape) & shift.flip
+  return shifted(images, index, at, flipped, shift.border)
 
 
 def shifted(
-  images: jax.Array, index: jax.Array, at: jax.Array, flipped: jax.Array
+  images: jax.Array,
+  index: jax.Array,
+  at: jax.Array,
+  flipped: jax.Array,
+  border: int,
 ) -> jax.Array:
-  """Images by their index, moved by ``at`` [2, n] and mirrored if asked."""
+  """Images by their index, moved by ``at`` [2, n] and mirrored if asked.
+
+  What is shifted in is as cv2's border type says: zeros, or the edge again.
+  """
   height, width = images.shape[1:3]
   x = jnp.arange(width)[None]
   x = jnp.where(flipped[:, None], width - 1 - x, x) + at[1][:, None]
   y = jnp.arange(height)[None] + at[0][:, None]
   rows, columns = jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1)
-  return images[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+  out = images[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+  if border == cv2.BORDER_REPLICATE:
+    return out
+  inside = (rows == y)[:, :, None] & (columns == x)[:, None, :]
+  return jnp.where(inside[..., None], out, jnp.zeros_like(out))
 
 
 def batch_of(
@@ -131,6 +151,7 @@ def batch_of(
   order: jax.Array,
   first_epoch: jax.Array,
   batch_size: int,
+  shift: Shift,
 ) -> dict[str, jax.Array]:
   """The batch of a step: the stream of shuffled epochs, cut into batches.
 
@@ -141,6 +162,7 @@ def batch_of(
     order: of ``orders``, from ``first_epoch`` on.
     first_epoch: see there.
     batch_size: images a step.
+    shift: the augmentation.
 
   Returns:
     What the trainer's step takes.
@@ -150,7 +172,7 @@ def batch_of(
   index = order[place]
   key = jax.random.fold_in(jax.random.key(seed), 1)
   key = jax.random.fold_in(key, step)
-  image = augment(key, images['image'], index)
+  image = augment(key, images['image'], index, shift)
   return {'image': image, 'label': images['label'][index]}
 
 
@@ -171,6 +193,7 @@ def make_steps(
   """
   size, batch_size = dataset.size('train'), config.batch_size
   epochs = -(-(length * batch_size + size - 1) // size)
+  shift = shift_of(dataset)
 
   def one(state: State, seed: jax.Array, images: Images) -> State:
     train_step = steps.make_train_step(
@@ -185,7 +208,9 @@ def make_steps(
     order = orders(seed, first, epochs, size)
 
     def body(state: State, _: None) -> tuple[State, None]:
-      batch = batch_of(images, seed, state.step, order, first, batch_size)
+      batch = batch_of(
+        images, seed, state.step, order, first, batch_size, shift
+      )
       return train_step(state, batch), None
 
     state = dataclasses.replace(state, sums=states.zero_sums())

@@ -7,6 +7,7 @@ had not been.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import pathlib
@@ -30,6 +31,7 @@ from str_jax.training.state import State
 
 _SAVE_SECONDS = 60.0  # between saves, should the process be killed
 _EVALUATED = 1000  # images at a time
+_AT_ONCE = 200  # steps: a call of fewer is slow to start
 
 
 class Training:
@@ -54,6 +56,13 @@ class Training:
     self._stages: dict[plans.Phase, Stage] = {}
     self._compiled: dict[tuple[int, int], Callable] = {}
     self.seconds = 0.0
+
+  def of(self, seeds: Sequence[int], path: pathlib.Path) -> Training:
+    """The training of other seeds, which shares what is compiled."""
+    other = copy.copy(self)
+    other.seeds, other.path, other.seconds = list(seeds), path, 0.0
+    other._keys = jnp.array(other.seeds, jnp.int32)
+    return other
 
   def stage(self, phase: plans.Phase) -> Stage:
     """A phase made ready, once."""
@@ -95,9 +104,9 @@ class Training:
     return state
 
   def room(self, step: int) -> int:
-    """The steps of the next call: an epoch's, or up to the phase's end."""
+    """The steps of the next call: an epoch's or more, to the phase's end."""
     stop = next(p.stop for p in self.plan.phases if p.stop > step)
-    return min(self.plan.steps_per_epoch, stop - step)
+    return min(max(self.plan.steps_per_epoch, _AT_ONCE), stop - step)
 
   def run(self, deadline: float) -> list[dict[str, Any]] | None:
     """Trains to the end, or until a time of ``time.perf_counter``.
@@ -137,7 +146,7 @@ class Training:
     """Accuracy and sparsity of each seed's last weights."""
     stage = self.stage(self.plan.phases[-1])
     counts = flops.count(stage.model, self.dataset.image_shape)
-    accuracy = {s: self.evaluate(state, s) for s in ('test', 'validation')}
+    test, held_out = (self.evaluate(state, s) for s in ('test', 'validation'))
     rows = []
     for i, seed in enumerate(self.seeds):
       variables = jax.tree.map(lambda x, i=i: x[i], state.variables)
@@ -145,8 +154,10 @@ class Training:
       rows.append(
         {
           'seed': seed,
-          'top1': float(accuracy['test'][i]),
-          'validation': float(accuracy['validation'][i]),
+          'top1': float(test['correct'][i]),
+          'test_loss': float(test['loss'][i]),
+          'validation': float(held_out['correct'][i]),
+          'validation_loss': float(held_out['loss'][i]),
           'sparsity': layers.sparsity,
           'weights': layers.weights,
           'nonzero': layers.nonzero,
@@ -157,18 +168,19 @@ class Training:
       )
     return rows
 
-  def evaluate(self, state: State, split: str) -> np.ndarray:
-    """The accuracy of each seed."""
+  def evaluate(self, state: State, split: str) -> dict[str, np.ndarray]:
+    """The accuracy ('correct') and the loss of each seed."""
     stage = self.stage(self.plan.phases[self.plan.phase_of(int(state.step[0]))])
     eval_step = steps.make_eval_step(stage.model, self.dataset)
     every_seed = jax.jit(jax.vmap(eval_step, in_axes=(0, None)))
     images = self.images[split]
-    correct = np.zeros(len(self.seeds))
+    sums = {name: np.zeros(len(self.seeds)) for name in ('correct', 'loss')}
     for i in range(0, len(images['label']), _EVALUATED):
       batch = {k: x[i : i + _EVALUATED] for k, x in images.items()}
       batch['weight'] = jnp.ones(len(batch['label']))
-      correct += np.asarray(every_seed(state.variables, batch)['correct'])
-    return correct / len(images['label'])
+      seen = every_seed(state.variables, batch)
+      sums = {name: x + np.asarray(seen[name]) for name, x in sums.items()}
+    return {name: x / len(images['label']) for name, x in sums.items()}
 
   def _describe(self) -> str:
     return json.dumps([self.config.to_dict(), self.seeds])

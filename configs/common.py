@@ -34,6 +34,8 @@ def get_config() -> ConfigDict:
   config.total_steps = placeholder(int)
   config.total_epochs = placeholder(float)
   config.label_smoothing = 0.0
+  # Of training images, to re-estimate BatchNorm's statistics with at the end.
+  config.norm_batches = 0
   config.init_from = placeholder(str)  # the folder of a run to start from
 
   config.model = ConfigDict()
@@ -60,7 +62,14 @@ def get_config() -> ConfigDict:
   config.method.slope = placeholder(float)
   config.method.sparsity = placeholder(float)
   config.method.budget = placeholder(str)  # a name, or FILE.csv
-  config.method.cost = placeholder(str)  # 'weights', or 'flops', of a zero
+  # How sparse the net is to be over all layers, to the weight; one of four.
+  config.method.target = placeholder(float)  # fraction of zeros
+  config.method.target_nonzero = placeholder(int)  # weights kept
+  config.method.target_flops = placeholder(float)  # fraction of FLOPs kept
+  config.method.target_madds = placeholder(int)  # multiply-adds kept
+  config.method.target_floor = placeholder(int)  # weights every layer keeps
+  config.method.rate = placeholder(float)
+  config.method.power = placeholder(float)
   config.method.rescale = placeholder(bool)
   config.method.hard = placeholder(bool)
   config.method.gradient = placeholder(str)

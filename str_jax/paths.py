@@ -71,6 +71,22 @@ def named_leaves(tree: Any) -> dict[Path, Any]:
   return {path_names(path): leaf for path, leaf in flat}
 
 
+def layer_name(path: str) -> str:
+  """The name that reports give the layer of a weight, from its path.
+
+  Args:
+    path: of the weight, '/' between levels.
+
+  Returns:
+    The path without the leaf's name, where that is ``kernel``.
+
+  >>> layer_name('block/conv/kernel'), layer_name('layers/0')
+  ('block/conv', 'layers/0')
+  """
+  layer, _, leaf = path.rpartition('/')
+  return layer if leaf == KERNEL else path
+
+
 def kernels(params: Any) -> dict[str, Any]:
   """The weights of the layers, by the name that reports give a layer.
 

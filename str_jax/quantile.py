@@ -32,8 +32,9 @@ def kth_magnitude(
   k: int | jax.Array,
   *,
   uses: Sequence[int] | None = None,
-  scales: Sequence[float] | None = None,
+  scales: Sequence[Any] | None = None,
   near: jax.Array | None = None,
+  most: Sequence[int] | None = None,
 ) -> jax.Array:
   r"""The k-th smallest magnitude of all weights together, exactly.
 
@@ -49,9 +50,11 @@ def kth_magnitude(
     uses: for each leaf, in the order of ``jax.tree.leaves``, how often each
       of its weights counts (its multiply-adds, say); 1 by default.
     scales: for each leaf, the factor its own threshold has over c, a
-      positive float; 1 by default, and then c is one of the magnitudes.
+      positive float or an array that broadcasts against the leaf; 1 by
+      default, and then c is one of the magnitudes.
     near: a float32 scalar close to c, such as the last step's: within 0.2%
       it spares half of the passes, elsewhere it costs one or two more.
+    most: for each leaf, how many of its weights count at most; all by default.
 
   Returns:
     c, a float32 scalar; infinity when k exceeds the total.
@@ -70,9 +73,13 @@ def kth_magnitude(
   uses = _per_leaf('uses', uses, leaves, 1)
   scales = _per_leaf('scales', scales, leaves, 1.0)
   wanted = rank(k)
+  most = _per_leaf('most', most, leaves, None)
 
   def reaches(c: jax.Array) -> jax.Array:
-    counts = _counts(leaves, c[:, None], scales)
+    counts = [
+      n if limit is None else jnp.minimum(n, jnp.uint32(limit))
+      for n, limit in zip(_counts(leaves, c[:, None], scales), most)
+    ]
     return ~limbs.less(limbs.weighted_total(counts, uses), wanted)
 
   return _smallest(reaches, (), near)
@@ -82,11 +89,12 @@ def kth_magnitudes(
   weights: Any,
   ks: Sequence[int] | jax.Array,
   *,
+  scales: Sequence[Any] | None = None,
   near: jax.Array | None = None,
 ) -> jax.Array:
   r"""The k-th smallest magnitude of each array by itself, exactly.
 
-  .. math:: t_l = \min \{ t \ge 0 : \#\{ i : |w_{l,i}| \le t \} \ge k_l \}
+  .. math:: t_l = \min \{ t \ge 0 : \#\{ i : |w_{l,i}| \le t\,\sigma_l \} \ge k_l \}
 
   All are found in the same passes.
 
@@ -95,7 +103,8 @@ def kth_magnitudes(
       than 2**32 weights each.
     ks: n integer ranks, one for each leaf in the order of
       ``jax.tree.leaves``; 0 gives 0.
-    near: n values, as in :func:`kth_magnitude`.
+    scales: as in :func:`kth_magnitude`.
+    near: n values, as there.
 
   Returns:
     The magnitudes, float32 of shape (n,); infinity where k exceeds the size.
@@ -110,9 +119,10 @@ def kth_magnitudes(
   """
   leaves = _leaves(weights)
   wanted = jnp.asarray(_per_leaf('ks', ks, leaves, 0), jnp.uint32)
+  scales = _per_leaf('scales', scales, leaves, 1.0)
 
   def reaches(t: jax.Array) -> jax.Array:
-    counts = jnp.stack(_counts(leaves, t, (1.0,) * len(leaves)), axis=1)
+    counts = jnp.stack(_counts(leaves, t, scales), axis=1)
     return counts >= wanted[None]
 
   return _smallest(reaches, wanted.shape, near)
@@ -245,7 +255,7 @@ def _per_leaf(name: str, values: Any, leaves: list, default: Any) -> Sequence:
 
 
 def _counts(
-  leaves: list[jax.Array], c: jax.Array, scales: Sequence[float]
+  leaves: list[jax.Array], c: jax.Array, scales: Sequence[Any]
 ) -> list[jax.Array]:
   """How many weights of each leaf c zeroes, by the forward's comparison.
 
@@ -255,7 +265,9 @@ def _counts(
   counts = []
   for i, (w, scale) in enumerate(zip(leaves, scales)):
     # Else abs(w), the same in every pass, is kept: a copy of the weights.
-    w, ts = jax.lax.optimization_barrier((w, cs[:, i] * np.float32(scale)))
+    factor = jnp.asarray(scale, jnp.float32)
+    ts = cs[:, i].reshape(-1, *(1,) * factor.ndim) * factor[None]
+    w, ts = jax.lax.optimization_barrier((w, ts))
     up_to = [~functional.above(w, t) for t in ts]
     parts = [(x.astype(jnp.uint32), np.uint32(0), jax.lax.add) for x in up_to]
     counts.append(jnp.stack(_reduce(parts)))

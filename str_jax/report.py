@@ -234,6 +234,33 @@ def layer_statistics(
   return {'nonzero': nonzero, 'threshold': threshold}
 
 
+def tied_weights(method: Method | None, variables: Any) -> int:
+  """How many weights are exactly as large as their threshold, and so zero.
+
+  A threshold over the net cannot tell them apart: it zeroes all or none.
+
+  Args:
+    method: as in :func:`sparsity_report`.
+    variables: as in :func:`sparsity_report`.
+
+  Returns:
+    Their number; weights of a layer whose threshold is zero do not count.
+
+  >>> import jax.numpy as jnp, str_jax
+  >>> method = str_jax.methods.create('st3', target=0.5)
+  >>> variables = {'params': {'kernel': jnp.array([2.0, -1.0, 1.0, 3.0])}}
+  >>> variables = str_jax.add_thresholds(method, variables)
+  >>> tied_weights(method, str_jax.update_thresholds(method, variables, 1))
+  2
+  """
+  count = 0
+  for entry in sparse_weights(method, variables).values():
+    assert method is not None
+    t = method.threshold(entry.weight, *entry.leaves)
+    count += int(jnp.sum((jnp.abs(entry.weight) == t) & (t > 0)))
+  return count
+
+
 def _total(values: Any) -> int | None:
   values = list(values)
   return None if None in values else sum(values)

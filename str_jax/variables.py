@@ -5,7 +5,8 @@ In the variables of a Flax Linen model a learned threshold is the leaf
 the leaf of that name at the same path in the collection ``thresholds``. Any
 other pytree of weights (an NNX state, a frozen dataclass) cannot take new
 leaves, so there both kinds stand in a flat dict under ``thresholds``, keyed
-by the path of their weight: ``{'params': tree, 'thresholds': {path: leaf}}``.
+by the path of their weight: ``{'params': tree, 'thresholds': {path: leaf}}``;
+for a method that has both, each leaf is a pair (learned, computed).
 """
 
 from __future__ import annotations
@@ -70,12 +71,11 @@ def add_thresholds(
   computed = {p: method.init_computed(w) for p, w in chosen.items()}
   if linen:
     return _add_to_linen(variables, learned, computed)
-  leaves = {
-    '/'.join(p): leaf
-    for kind in (learned, computed)
-    for p, leaf in kind.items()
-    if leaf is not None
-  }
+  leaves = {}
+  for p in chosen:
+    both = tuple(x for x in (learned[p], computed[p]) if x is not None)
+    if both:
+      leaves['/'.join(p)] = both if len(both) > 1 else both[0]
   return {'params': variables, COLLECTION: leaves}
 
 
@@ -111,13 +111,15 @@ def update_thresholds(
 ) -> Any:
   """Recomputes the computed thresholds at the end of a step.
 
+  A method with a target also centres its learned thresholds here.
+
   Args:
     method: the method the thresholds belong to.
     variables: variables with thresholds, in either layout.
     step: the number of optimizer updates made so far.
 
   Returns:
-    The variables with new computed thresholds; the same if there are none.
+    The variables with new thresholds; the same if none is computed.
 
   >>> import jax.numpy as jnp, str_jax
   >>> method = str_jax.methods.create('st3', sparsity=0.5, end_step=1)
@@ -130,18 +132,33 @@ def update_thresholds(
   entries = sparse_weights(method, variables)
   if method is None or not entries:
     return variables
+  leaves = {'/'.join(p): e.leaves for p, e in entries.items()}
   new = method.update(
     {'/'.join(p): e.weight for p, e in entries.items()},
-    {'/'.join(p): e.leaves for p, e in entries.items()},
+    leaves,
     jax.numpy.asarray(step),
+    {
+      '/'.join(p): w.size
+      for p, w in named_leaves(variables['params']).items()
+      if is_kernel(p, w) and p not in entries
+    },
   )
   if not new:
     return variables
-  if not _is_flat(variables):
-    new = traverse_util.unflatten_dict(
-      {p[:-1] + (THRESHOLD,): new['/'.join(p)] for p in entries}
-    )
-  return {**variables, COLLECTION: new}
+  learned = method.centre(leaves)
+  if _is_flat(variables):
+    pairs = {p: (learned[p], t) if p in learned else t for p, t in new.items()}
+    return {**variables, COLLECTION: pairs}
+  at = {'/'.join(p): p[:-1] + (THRESHOLD,) for p in entries}
+  return {
+    **variables,
+    'params': _replace(
+      variables['params'], {at[p]: s for p, s in learned.items()}
+    ),
+    COLLECTION: traverse_util.unflatten_dict(
+      {at[p]: t for p, t in new.items()}
+    ),
+  }
 
 
 def freeze(method: Method | None, variables: Any) -> Any:
@@ -222,7 +239,11 @@ def _leaves_by_path(
   thresholds = variables.get(COLLECTION, {})
   if _is_flat(variables):
     flat = {'/'.join(p): p for p in weights}
-    return {flat[k]: (thresholds[k],) for k in flat if k in thresholds}
+    return {
+      flat[k]: x if isinstance(x := thresholds[k], tuple) else (x,)
+      for k in flat
+      if k in thresholds
+    }
   computed = traverse_util.flatten_dict(_to_dict(thresholds))
   found = {}
   for path in weights:

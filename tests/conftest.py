@@ -30,11 +30,21 @@ METHODS = {
   ),
   'str_weight': methods.create('str', init_value=-3.0, granularity='weight'),
   'str_global': methods.create('str', init_value=-3.0, granularity='global'),
+  'str_target': methods.create('str', target=0.2, end_step=4),
+  'str_target_filter': methods.create(
+    'str',
+    target=methods.Target(0.2, floor=1),
+    end_step=4,
+    granularity='filter',
+    gradient_scale=0.3,
+    rescale=True,
+  ),
   'st3': methods.create('st3', sparsity=0.8, end_step=4),
   'st3_hard': methods.create(
     'st3', sparsity=0.8, end_step=4, hard=True, rescale=False
   ),
   'st3_sigma': methods.create('st3_sigma', sparsity=0.8, end_step=4),
+  'st3_target': methods.create('st3', target=0.2, end_step=4),
   'feather': methods.create('feather', sparsity=0.8, end_step=4),
   'gmp': methods.create('gmp', sparsity=0.8, end_step=4),
   'gmp_straight': methods.create(

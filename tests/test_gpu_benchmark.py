@@ -21,6 +21,7 @@ from str_jax.data.augment import Shift
 from str_jax.training import flags, stage
 from str_jax.training import state as states
 
+SHIFT = Shift(4, cv2.BORDER_REPLICATE, flip=True)
 SMALL = {
   'batch_size': 8,
   'total_epochs': 2.0,
@@ -95,7 +96,7 @@ def test_steps_are_the_trainers(small, together, tmp_path):
   now = first.init(4)
   for step in range(plan.total_steps):
     batch = resident.batch_of(
-      images, jnp.int32(4), jnp.int32(step), order, jnp.int32(0), 8
+      images, jnp.int32(4), jnp.int32(step), order, jnp.int32(0), 8, SHIFT
     )
     if step == plan.phases[0].stop:
       now = jax.jit(lambda s: states.freeze(first.method, s, second.tx))(now)
@@ -120,6 +121,7 @@ def test_seeds_do_not_touch_each_other(small, together, tmp_path):
 
 def test_a_stopped_training_goes_on(small, together, tmp_path, monkeypatch):
   ended = []
+  monkeypatch.setattr(seeds, '_AT_ONCE', 1)  # an epoch a call
   monkeypatch.setattr(
     seeds.Training, 'results', lambda self, state: ended.append(state) or [{}]
   )
@@ -154,24 +156,25 @@ def test_every_image_once_an_epoch():
   np.testing.assert_array_equal(order[36:], later)
 
 
-def test_augmentation_is_the_pipelines():
+@pytest.mark.parametrize('border', [cv2.BORDER_REPLICATE, cv2.BORDER_CONSTANT])
+def test_augmentation_is_the_pipelines(border):
   images = np.random.default_rng(0).integers(0, 256, (5, 6, 8, 3), np.uint8)
   at = np.array([[-4, 4, 0, 2, -1], [4, -4, 0, -3, 1]])
   flipped = np.array([True, False, True, True, False])
 
   class Drawn:
     def __init__(self, i):
-      self.numbers = [at[:, i] + resident.PAD, int(flipped[i])]
+      self.numbers = [at[:, i] + SHIFT.padding, int(flipped[i])]
 
     def integers(self, *_):
       return self.numbers.pop(0)
 
-  shift = Shift(resident.PAD, cv2.BORDER_REPLICATE, flip=True)
+  shift = Shift(SHIFT.padding, border, flip=True)
   wanted = [
     shift.random_map({'image': images[i]}, Drawn(i))['image'] for i in range(5)
   ]
   ours = resident.shifted(
-    jnp.array(images), jnp.arange(5), jnp.array(at), jnp.array(flipped)
+    jnp.array(images), jnp.arange(5), jnp.array(at), jnp.array(flipped), border
   )
   np.testing.assert_array_equal(ours, np.stack(wanted))
 

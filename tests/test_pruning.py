@@ -9,7 +9,7 @@ import pytest
 
 import str_jax
 from str_jax import budgets, methods
-from str_jax.methods import pruning
+from str_jax.paths import layer_name
 
 pytestmark = pytest.mark.usefixtures('strict')
 RNG = np.random.default_rng(0)
@@ -18,8 +18,8 @@ WEIGHTS = {
   'conv/kernel': jnp.asarray(RNG.normal(size=(3, 3, 8, 16)) * 0.3, 'f4'),
   'classifier/kernel': jnp.asarray(RNG.normal(size=(16, 10)) * 2, 'f4'),
 }
-LAYERS = [pruning.layer_name(path) for path in WEIGHTS]
-SHAPES = {pruning.layer_name(p): w.shape for p, w in WEIGHTS.items()}
+LAYERS = [layer_name(path) for path in WEIGHTS]
+SHAPES = {layer_name(p): w.shape for p, w in WEIGHTS.items()}
 SIZES = {layer: int(np.prod(shape)) for layer, shape in SHAPES.items()}
 GIVEN = {'stem': 0.25, 'conv': 0.987, 'classifier': 1.0}
 NAMES = ('gmp', 'dnw', 'feather', 'st3')
@@ -29,7 +29,7 @@ def zeros_at(method, step, weights=WEIGHTS):
   """Exact zeros of the effective weights, by layer."""
   new = jax.jit(method.update)(weights, {p: () for p in weights}, step)
   return {
-    pruning.layer_name(p): int((method(w, new[p]) == 0).sum())
+    layer_name(p): int((method(w, new[p]) == 0).sum())
     for p, w in weights.items()
   }
 
@@ -180,17 +180,6 @@ def test_feather_keeps_tiny_weights_that_are_above_the_threshold():
   assert (np.asarray(out) != 0).tolist() == [False, True, True, True]
 
 
-def test_flops_weighted_st3_takes_the_least_threshold_that_reaches_it():
-  uses = {'stem': 900, 'conv': 70, 'classifier': 1}
-  method = methods.create('st3', sparsity=0.6, uses=uses)
-  zeros = zeros_at(method, 1)
-  total = sum(uses[k] * SIZES[k] for k in LAYERS)
-  spent = sum(uses[k] * zeros[k] for k in LAYERS)
-  assert 0.6 * total <= spent < 0.6 * total + max(uses.values())
-  plain = zeros_at(methods.create('st3', sparsity=0.6), 1)
-  assert zeros['stem'] > plain['stem']  # its weights cost the most
-
-
 def test_equal_settings_hash_equal_however_they_are_given():
   pairs = tuple(sorted(GIVEN.items()))
   a = methods.create('gmp', budget=GIVEN)
@@ -226,7 +215,7 @@ def test_equal_settings_hash_equal_however_they_are_given():
     (
       'st3_sigma',
       {'sparsity': 0.5, 'budget': 'erk'},
-      'a budget, by_shape or uses, but more than one',
+      'by a budget or by_shape, but both are set',
     ),
   ],
 )
@@ -241,7 +230,6 @@ def test_wrong_settings_are_one_clear_sentence(name, settings, message):
     ({'budget': {'stem': 0.5, 'conv': 0.5}}, 'lacks classifier'),
     ({'budget': GIVEN | {'conv9': 0.5}}, 'besides names conv9'),
     ({'budget': GIVEN | {'conv': 1.5}}, 'but has conv 1.5'),
-    ({'sparsity': 0.5, 'uses': {'stem': 1, 'conv': 1}}, 'those of classifier'),
   ],
 )
 def test_what_does_not_fit_the_model_is_named(settings, message):

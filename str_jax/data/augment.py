@@ -5,6 +5,7 @@ else: what it does to a record depends on the seed and the record's place in
 the stream alone.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -52,32 +53,32 @@ def transforms(
   return resize + train, resize
 
 
+@dataclasses.dataclass(frozen=True)
 class Shift(grain.transforms.RandomMap):
   """Pads an image, crops it back at random, and may mirror it.
 
-  Args:
+  Attributes:
     padding: pixels added on every side.
     border: cv2's border type: cv2.BORDER_CONSTANT pads with zeros,
       cv2.BORDER_REPLICATE with the edge's pixels.
     flip: whether half of the images are mirrored left to right.
   """
 
-  def __init__(self, padding: int, border: int, flip: bool) -> None:
-    self._padding = padding
-    self._border = border
-    self._flip = flip
+  padding: int
+  border: int
+  flip: bool
 
   def random_map(
     self, element: dict[str, Any], rng: np.random.Generator
   ) -> dict[str, Any]:
     image = element['image']
     height, width, channels = image.shape
-    pad = self._padding
+    pad = self.padding
     y, x = rng.integers(0, 2 * pad + 1, 2)
-    padded = cv2.copyMakeBorder(image, pad, pad, pad, pad, self._border)
+    padded = cv2.copyMakeBorder(image, pad, pad, pad, pad, self.border)
     image = padded.reshape(height + 2 * pad, width + 2 * pad, channels)
     image = image[y : y + height, x : x + width]
-    if self._flip and rng.integers(2):
+    if self.flip and rng.integers(2):
       image = image[:, ::-1]
     return {**element, 'image': image}
 

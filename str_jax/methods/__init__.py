@@ -13,6 +13,7 @@ from str_jax.methods.frozen import Frozen
 from str_jax.methods.gmp import DNW, GMP
 from str_jax.methods.st3 import ST3
 from str_jax.methods.str import STR
+from str_jax.methods.target import Target
 
 __all__ = [
   'DNW',
@@ -22,6 +23,7 @@ __all__ = [
   'Method',
   'ST3',
   'STR',
+  'Target',
   'create',
   'names',
   'settings',
@@ -55,7 +57,7 @@ def settings(name: str) -> dict[str, Any]:
     name: one of :func:`names`.
 
   Returns:
-    A dict in the order of the method's fields; empty for 'dense'.
+    A dict in the order of the method's arguments; empty for 'dense'.
 
   Raises:
     ValueError: an unknown name.
@@ -68,10 +70,10 @@ def settings(name: str) -> dict[str, Any]:
     return {}
   fixed = getattr(factory, 'keywords', {})
   method: Any = getattr(factory, 'func', factory)
+  # As the method takes them: first those that may be given by their place.
+  fields = sorted(dataclasses.fields(method), key=lambda field: field.kw_only)
   return {
-    field.name: field.default
-    for field in dataclasses.fields(method)
-    if field.name not in fixed
+    field.name: field.default for field in fields if field.name not in fixed
   }
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import types
 from collections.abc import Mapping
 
 import jax
 
 Leaves = tuple[jax.Array, ...]
+NONE_DENSE: Mapping[str, int] = types.MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +49,32 @@ class Method(abc.ABC):
     weights: Mapping[str, jax.Array],
     leaves: Mapping[str, Leaves],
     step: jax.Array,
+    dense: Mapping[str, int] = NONE_DENSE,
   ) -> Mapping[str, jax.Array]:
-    """The computed leaves after ``step`` updates, by path of their weight."""
-    del weights, leaves, step
+    """The computed leaves after ``step`` updates.
+
+    Args:
+      weights: by path.
+      leaves: of each weight, learned and computed.
+      step: number of updates made so far.
+      dense: by path, the number of weights of each layer without thresholds.
+
+    Returns:
+      The leaves by path of their weight; empty for a method without any.
+    """
+    del weights, leaves, step, dense
+    return {}
+
+  def centre(self, leaves: Mapping[str, Leaves]) -> Mapping[str, jax.Array]:
+    """The learned leaves without what they have in common to no effect.
+
+    Args:
+      leaves: of each weight, learned and computed, by path.
+
+    Returns:
+      The learned leaves by path; empty where all of them has an effect.
+    """
+    del leaves
     return {}
 
   def __str__(self) -> str:

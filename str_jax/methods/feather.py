@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from str_jax import functional
 from str_jax.methods import pruning
+from str_jax.methods.target import Target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +51,11 @@ class Feather(pruning.Ramped):
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    if self.gradient_scale is None and self.sparsity is None:
+    if self.gradient_scale is None and self._zeros is None:
       raise ValueError(
-        'Feather needs gradient_scale with a budget by layer: the paper has '
-        '1.0 up to 95% zeros over all layers, 0.5 above.'
+        'Feather needs gradient_scale with a budget by layer or a target that '
+        'is no fraction of zeros: the paper has 1.0 up to 95% zeros over all '
+        'layers, 0.5 above.'
       )
     if self.gradient_scale is not None and not 0 <= self.gradient_scale <= 1:
       raise ValueError(
@@ -74,5 +76,11 @@ class Feather(pruning.Ramped):
     """The share of the gradient that zeroed weights get."""
     if self.gradient_scale is not None:
       return self.gradient_scale
-    assert self.sparsity is not None
-    return 0.5 if self.sparsity > 0.95 else 1.0
+    assert self._zeros is not None
+    return 0.5 if self._zeros > 0.95 else 1.0
+
+  @property
+  def _zeros(self) -> float | None:
+    """The fraction of zeros asked for."""
+    target = isinstance(self.target, Target)
+    return self.target.sparsity if target else self.sparsity

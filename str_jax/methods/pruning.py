@@ -8,10 +8,12 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from str_jax import budgets, quantile
-from str_jax.methods import base
-from str_jax.paths import KERNEL
+from str_jax.methods import base, ramp
+from str_jax.methods.target import Target
+from str_jax.paths import layer_name
 
 Shares = tuple[tuple[str, float], ...]
 _SPREADS = ('global', 'uniform', 'erk')  # of a sparsity over the layers
@@ -35,24 +37,38 @@ class Pruning(base.Method):
       one; or the fraction of zeros of every layer by its path, a mapping or
       pairs.
 
+    target: in place of sparsity, the fraction of zeros over all layers, dense
+      ones too, or a :class:`Target`; with the budget 'global'.
+
   Raises:
-    ValueError: a sparsity outside [0, 1), or an unknown budget.
+    ValueError: a sparsity outside [0, 1), an unknown budget, or a target
+      beside one of them.
   """
 
   sparsity: float | None = None
   budget: str | Shares | Mapping[str, float] = dataclasses.field(
     default='global', kw_only=True
   )
+  target: Target | float | None = dataclasses.field(default=None, kw_only=True)
 
   def __post_init__(self) -> None:
     name = type(self).__name__
-    if self.budget not in _SPREADS:  # then it says what is zero, to the layer
+    if isinstance(self.target, (int, float)):
+      object.__setattr__(self, 'target', Target(self.target))
+    if self.target is not None:
+      if self.sparsity is not None or self.budget != 'global':
+        raise ValueError(
+          f'{name} needs target alone, over the whole net: leave sparsity out '
+          f"and set budget to 'global', got sparsity={self.sparsity} and "
+          f'budget={self.budget!r}.'
+        )
+    elif self.budget not in _SPREADS:  # then it says what is zero, to the layer
       object.__setattr__(self, 'budget', _shares(name, self.budget))
       object.__setattr__(self, 'sparsity', None)
     elif self.sparsity is None:
       raise ValueError(
-        f'{name} needs sparsity, the fraction of zeros in [0, 1), or a budget '
-        'that says it for every layer.'
+        f'{name} needs sparsity, the fraction of zeros in [0, 1), a target, or '
+        'a budget that says it for every layer.'
       )
     if self.sparsity is not None and not 0 <= self.sparsity < 1:
       raise ValueError(
@@ -72,11 +88,12 @@ class Pruning(base.Method):
     weights: Mapping[str, jax.Array],
     leaves: Mapping[str, base.Leaves],
     step: jax.Array,
+    dense: Mapping[str, int] = base.NONE_DENSE,
   ) -> Mapping[str, jax.Array]:
     last = [leaves[path][-1].ravel()[0] for path in weights if leaves.get(path)]
     near = jnp.stack(last) if last else None  # where to look first
     if self.budget == 'global':
-      thresholds = self._global_thresholds(weights, step, near)
+      thresholds = self._global_thresholds(weights, step, near, dense)
     else:
       thresholds = list(self._layer_thresholds(weights, step, near))
     return {
@@ -97,12 +114,36 @@ class Pruning(base.Method):
     weights: Mapping[str, jax.Array],
     step: jax.Array,
     near: jax.Array | None,
+    dense: Mapping[str, int],
   ) -> list[jax.Array]:
-    """One threshold for the net, as a scalar for each weight."""
+    """The thresholds c * scale of the weights, with one c for the net."""
     kernels = list(weights.values())
+    scales = [self.scale(w.shape) for w in kernels]
+    if near is not None:
+      near = jnp.max(near / np.array(scales, np.float32))
+    if isinstance(self.target, Target):
+      cs = self.target.factors(
+        weights, dense, self.portion(step), scales=scales, near=near
+      )
+    else:
+      cs = [self._factor(kernels, scales, step, near)] * len(kernels)
+    return [c * jnp.float32(scale) for c, scale in zip(cs, scales, strict=True)]
+
+  def scale(self, shape: tuple[int, ...]) -> float:
+    """What the threshold of a weight of this shape has over the net's."""
+    del shape
+    return 1.0
+
+  def _factor(
+    self,
+    kernels: list[jax.Array],
+    scales: list[float],
+    step: jax.Array,
+    near: jax.Array | None,
+  ) -> jax.Array:
+    """c for the sparsity asked for."""
     k = self._rank(quantile.total_count(kernels), step)
-    near = None if near is None else near[0]
-    return [quantile.kth_magnitude(kernels, k, near=near)] * len(kernels)
+    return quantile.kth_magnitude(kernels, k, scales=scales, near=near)
 
   def _rank(self, count: int, step: jax.Array) -> jax.Array:
     """How many of ``count`` are to be zero.
@@ -137,53 +178,19 @@ class Pruning(base.Method):
 
 
 @dataclasses.dataclass(frozen=True)
-class Ramped(Pruning):
-  r"""Pruning whose sparsity rises from zero, fast at first.
-
-  .. math:: p = sparsity\,(1 - (1 - \tau)^3)
-
-  with :math:`\tau` going from 0 at ``start_step`` to 1 at ``end_step``; up to
-  ``start_step`` the net is dense.
-
-  Args:
-    start_step: the step after which weights begin to be zeroed.
-    end_step: the step from which the final sparsity holds.
-    every_steps: p changes once in so many steps; the steps of an epoch, for
-      a value held per epoch.
-
-  Raises:
-    ValueError: end_step not after start_step, every_steps less than 1.
-  """
+class Ramped(ramp.Ramp, Pruning):
+  """Pruning whose sparsity rises from zero, see :class:`ramp.Ramp`."""
 
   start_step: int = 0
   end_step: int = 1
-  every_steps: int = dataclasses.field(default=1, kw_only=True)
 
   def __post_init__(self) -> None:
-    super().__post_init__()
-    name = type(self).__name__
-    if not 0 <= self.start_step < self.end_step:
-      raise ValueError(
-        f'{name} needs 0 <= start_step < end_step, got '
-        f'start_step={self.start_step} and end_step={self.end_step}.'
-      )
-    if self.every_steps < 1:
-      raise ValueError(
-        f'{name} needs every_steps of 1 or more, got {self.every_steps}.'
-      )
-
-  def portion(self, step: jax.Array) -> jax.Array:
-    held = step // self.every_steps * self.every_steps
-    progress = (held - self.start_step) / (self.end_step - self.start_step)
-    left = 1 - jnp.clip(progress.astype(jnp.float32), 0, 1)
-    return 1 - left**3
-
-  def is_final(self, step: jax.Array) -> jax.Array:
-    return step >= self.settled_step
+    Pruning.__post_init__(self)
+    ramp.Ramp.__post_init__(self)
 
   @property
   def settled_step(self) -> int:
-    return math.ceil(self.end_step / self.every_steps) * self.every_steps
+    return self.final_step
 
 
 def _shares(name: str, budget: str | Shares | Mapping[str, float]) -> Shares:
@@ -208,13 +215,3 @@ def zeros(share: float, count: int) -> int:
   (7, 22952621)
   """
   return math.ceil(round(share * count, 6))
-
-
-def layer_name(path: str) -> str:
-  """The name that reports give the layer of a weight, from its path.
-
-  >>> layer_name('block/conv/kernel'), layer_name('layers/0')
-  ('block/conv', 'layers/0')
-  """
-  layer, _, leaf = path.rpartition('/')
-  return layer if leaf == KERNEL else path

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from str_jax import functional, quantile
 from str_jax.methods import pruning
@@ -42,12 +40,10 @@ class ST3(pruning.Ramped):
       weight's shape, in place of 1.
     rescale: make up for the pruned magnitude, channel by channel.
     hard: keep the weights above the threshold as they are.
-    uses: how often a weight of each layer counts, by the layer's path, a
-      mapping or pairs. With a layer's multiply-adds over its weights, the
-      sparsity is the fraction of FLOPs taken away; c is the least that
-      reaches it.
     budget: 'global' as in the paper, or a budget by layer, see
       :mod:`str_jax.budgets`.
+    target: in place of sparsity, a fraction of zeros or a :class:`Target`,
+      met to the weight: c is then the least that reaches it.
 
   Raises:
     ValueError: a setting out of range, or two that exclude each other.
@@ -61,17 +57,13 @@ class ST3(pruning.Ramped):
   by_shape: bool = False
   rescale: bool = True
   hard: bool = False
-  uses: tuple[tuple[str, int], ...] | Mapping[str, int] | None = None
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    if isinstance(self.uses, Mapping):
-      object.__setattr__(self, 'uses', tuple(sorted(self.uses.items())))
-    if self.budget != 'global' and (self.by_shape or self.uses):
+    if self.budget != 'global' and self.by_shape:
       raise ValueError(
-        'ST3 shares out the zeros over the layers by a budget, by_shape or '
-        'uses, but more than one is set: leave budget at global, or the '
-        'others out.'
+        'ST3 shares out the zeros over the layers by a budget or by_shape, but '
+        'both are set: leave budget at global, or by_shape out.'
       )
 
   def __call__(self, w: jax.Array, *leaves: jax.Array) -> jax.Array:
@@ -90,26 +82,15 @@ class ST3(pruning.Ramped):
     r""":math:`\sigma_l` of a weight of this shape."""
     return 1 / math.sqrt(sum(shape)) if self.by_shape else 1.0
 
-  def _global_thresholds(
+  def _factor(
     self,
-    weights: Mapping[str, jax.Array],
+    kernels: list[jax.Array],
+    scales: list[float],
     step: jax.Array,
     near: jax.Array | None,
-  ) -> list[jax.Array]:
-    kernels = list(weights.values())
-    scales = [self.scale(w.shape) for w in kernels]
-    if near is not None:
-      near = near[0] / np.float32(scales[0])
-    if self.uses is None:
-      c = self._quantile(kernels, scales, step, near)
-    else:
-      uses = self._uses(weights)
-      k = self._rank(quantile.total_count(kernels, uses), step)
-      c = quantile.kth_magnitude(
-        kernels, k, uses=uses, scales=scales, near=near
-      )
-    c = jnp.where(self.portion(step) > 0, c, 0.0)
-    return [c * jnp.float32(scale) for scale in scales]
+  ) -> jax.Array:
+    c = self._quantile(kernels, scales, step, near)
+    return jnp.where(self.portion(step) > 0, c, 0.0)
 
   def _quantile(
     self,
@@ -143,14 +124,3 @@ class ST3(pruning.Ramped):
       ended, jnp.float32(final % 1), moving - jnp.floor(moving)
     )
     return rank, fraction
-
-  def _uses(self, weights: Mapping[str, jax.Array]) -> tuple[int, ...]:
-    uses = dict(self.uses or ())
-    names = [pruning.layer_name(path) for path in weights]
-    missing = [name for name in names if name not in uses]
-    if missing:
-      raise ValueError(
-        'ST3 needs the uses of every layer, but those of '
-        f'{", ".join(missing)} are missing.'
-      )
-    return tuple(uses[name] for name in names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -18,7 +19,12 @@ from str_jax.training import fields, records
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 _DURATIONS = ('start', 'end', 'freeze', 'finetune', 'rewind')
 # Fields that are no settings themselves; settings are made of them here.
-_TRANSLATED = ('name', 'hold', 'cost', 'budget')
+_TRANSLATED = ('name', 'hold', 'budget')
+_TARGET = 'target'  # and what fields of a target begin with
+# Of a run's length, where none is set: when zeros begin and when the sparsity
+# holds. A target is found by thresholds that learn on the way: it starts
+# later, and no later than others may it be reached.
+_START, _END = 0.05, 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +40,8 @@ def method(config: Any, **values: Any) -> Method | None:
 
   Args:
     config: that part; fields that are None are left to the method.
-    **values: further settings: steps and uses, which the forward pass does
-      not need.
+    **values: further settings: steps, and uses for a target of FLOPs, which
+      the forward pass does not need.
 
   Returns:
     The method; None for 'dense'.
@@ -46,12 +52,66 @@ def method(config: Any, **values: Any) -> Method | None:
   """
   if config.get('budget') is not None:
     values['budget'] = _budget(config.budget)
+  target = asked(config, values.pop('uses', None))
+  if target is not None:
+    if _TARGET not in methods.settings(config.name):
+      having = [n for n in methods.names() if _TARGET in methods.settings(n)]
+      raise ValueError(
+        f'the method {config.name} has no target: use one of '
+        f'{", ".join(having)}.'
+      )
+    values[_TARGET] = target
   values |= {
     k: v
     for k, v in config.items()
-    if v is not None and k not in _TRANSLATED and not k.startswith(_DURATIONS)
+    if v is not None
+    and k not in _TRANSLATED
+    and not k.startswith((*_DURATIONS, _TARGET))
   }
   return methods.create(config.name, **values)
+
+
+def asked(
+  config: Any, uses: Mapping[str, int] | None = None
+) -> methods.Target | None:
+  """The target of a config's part ``method``; None where none is set.
+
+  Args:
+    config: that part.
+    uses: multiply-adds of a weight of each layer, for a target of FLOPs.
+
+  Returns:
+    The target, from method.target, target_nonzero, target_flops, target_madds
+    and target_floor.
+
+  Raises:
+    ValueError: more than one is set, or one out of range.
+  """
+  values = {
+    field.name: config.get(_field_of(field.name))
+    for field in dataclasses.fields(methods.Target)
+    if field.name not in ('uses', 'floor')
+  }
+  values = {name: value for name, value in values.items() if value is not None}
+  floor = config.get(f'{_TARGET}_floor')
+  if not values:
+    if floor is not None:
+      raise ValueError(
+        'method.target_floor is the least that a layer keeps on the way to a '
+        'target: set a target too, or leave it out.'
+      )
+    return None
+  if len(values) > 1:
+    raise ValueError(
+      'a run has one target, but '
+      f'{" and ".join(f"method.{_field_of(name)}" for name in values)} are set.'
+    )
+  return methods.Target(**values, uses=uses, floor=floor or 0)
+
+
+def _field_of(name: str) -> str:
+  """The config's field of a target's."""
+  return _TARGET if name == 'sparsity' else f'{_TARGET}_{name}'
 
 
 def scheduled(
@@ -78,24 +138,19 @@ def scheduled(
     if value is not None:
       values[f'{name}_step'] = value
   known = methods.settings(c.name)
-  if 'end_step' in known:
-    values.setdefault('end_step', max(main_steps // 2, 1))
-  for name, setting, choices in (
-    ('hold', 'every_steps', ('step', 'epoch')),
-    ('cost', 'uses', ('weights', 'flops')),
-  ):
-    value = c.get(name)  # older configs do not have the field
-    if value is not None and setting not in known:
-      raise ValueError(
-        f'the method {c.name} has no method.{name}: leave it out.'
-      )
-    if value not in (None, *choices):
-      raise ValueError(
-        f'method.{name} must be one of {", ".join(choices)}, got {value!r}.'
-      )
+  target = asked(c)
+  if 'end_step' in known and (target is not None or 'sparsity' in known):
+    values.setdefault('end_step', max(int(_END * main_steps), 1))
+    if target is not None:
+      start = min(int(_START * main_steps), values['end_step'] - 1)
+      values.setdefault('start_step', start)
+  if c.get('hold') not in (None, 'step', 'epoch'):
+    raise ValueError(f'method.hold must be one of step, epoch, got {c.hold!r}.')
+  if c.get('hold') is not None and 'every_steps' not in known:
+    raise ValueError(f'the method {c.name} has no method.hold: leave it out.')
   if c.get('hold') == 'epoch':
     values['every_steps'] = per_epoch
-  if c.get('cost') == 'flops':
+  if target is not None and target.counts_flops:
     values['uses'] = _uses(config, inputs)
   created = method(c, **values)
   settled = created.settled_step if 'end_step' in known and created else 0
@@ -208,7 +263,7 @@ def _budget(value: str) -> str | budgets.Budget:
 def _uses(config: Any, inputs: Inputs | None) -> dict[str, int]:
   """The multiply-adds of each weight of a layer."""
   if inputs is None:
-    raise ValueError("method.cost='flops' needs the shape of the images.")
+    raise ValueError('a target of FLOPs needs the shape of the images.')
   dense = model(config, inputs.num_classes, None)
   image = jax.ShapeDtypeStruct((1, *inputs.image_shape), jnp.float32)
   variables = jax.eval_shape(dense.init, jax.random.key(0), image)

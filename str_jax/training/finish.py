@@ -63,6 +63,9 @@ def finish(
     'dense_flops': layers.dense_flops,
     'flops': layers.flops,
     'layers': layers.to_dicts(),
+    'target': _target(
+      run, layers, report.tied_weights(stage.method, state.variables)
+    ),
     'seconds': round(log.seconds, 2),
     'examples_per_second': log.examples_per_second,
     'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
@@ -148,6 +151,13 @@ def show(summary: dict[str, Any]) -> None:
     f'{summary["flops"] / summary["dense_flops"]:.2%} of the dense FLOPs, '
     f'{summary["seconds"]:.1f} s'
   )
+  target = summary.get('target')
+  if target is not None:
+    print(
+      f'target {target["name"]}={target["value"]}: {target["kept"]:,} of at '
+      f'most {target["limit"]:,} {target["unit"]} are kept; weights that tie '
+      f'with their threshold: {target["tied"]:,}'
+    )
   for number, row in enumerate(summary.get('rounds', ())):
     best = row['best_top1']
     print(
@@ -158,6 +168,28 @@ def show(summary: dict[str, Any]) -> None:
     )
   if summary['note']:
     print(summary['note'])
+
+
+def _target(
+  run: Run, layers: report.Report, tied: int
+) -> dict[str, Any] | None:
+  """What was asked for and what is there, where the method has a target."""
+  target = getattr(run.plan.phases[0].method, 'target', None)
+  if target is None:
+    return None
+  total, kept = layers.weights, layers.nonzero
+  if target.counts_flops:
+    assert layers.dense_flops is not None and layers.flops is not None
+    total, kept = layers.dense_flops, layers.flops
+  name, value = target.asked
+  return {
+    'name': name,
+    'value': value,
+    'unit': 'multiply-adds' if target.counts_flops else 'weights',
+    'limit': target.kept(total),
+    'kept': kept,
+    'tied': tied,
+  }
 
 
 def _best(run: Run) -> dict[str, Any]:

@@ -22,10 +22,11 @@ _COURSE = (
   'init_value',
   'sparsity',
   'budget',
-  'uses',
+  'target',
   'start_step',
   'end_step',
   'every_steps',
+  'power',
   'gradient',
   'gradient_scale',
 )
@@ -141,10 +142,14 @@ def _thresholds_of(method: Method | None) -> dict[str, Any]:
   """What must be equal for thresholds to mean the same."""
   if method is None:
     return {}
-  settings = dataclasses.asdict(method).items()
-  return {'class': type(method)} | {
-    name: value for name, value in settings if name not in _COURSE
+  settings = {
+    field.name: getattr(method, field.name)
+    for field in dataclasses.fields(method)
+    if field.name not in _COURSE
   }
+  # A target's thresholds are computed, and of any size.
+  targeted = getattr(method, 'target', None) is not None
+  return {'class': type(method), 'targeted': targeted} | settings
 
 
 def _tell(

@@ -56,7 +56,7 @@ def create(
   Args:
     config: a config, see configs/common.py.
     train_size: number of training examples.
-    inputs: for a method that counts FLOPs (method.cost='flops').
+    inputs: for a target of FLOPs.
 
   Returns:
     A :class:`Plan`.
@@ -182,6 +182,8 @@ def _threshold_decay(config: Any, method: Method | None) -> float | None:
   if not isinstance(method, methods.STR):
     return None
   decay = config.threshold_decay
+  if method.target is not None:
+    return decay  # what a threshold is drawn to is a matter of its own then
   if decay is None:
     decay = config.weight_decay
   if not decay and method.init_value < -100:

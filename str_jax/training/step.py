@@ -40,30 +40,15 @@ def make_train_step(
     A function from state and batch to the next state; metrics are summed up
     in the state.
   """
-  normalize = _normalizer(dataset)
-
-  def loss_fn(
-    params: Any, state: State, batch: Batch
-  ) -> tuple[jax.Array, tuple[Any, jax.Array]]:
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
-    logits, updated = model.apply(
-      {**state.variables, 'params': params},
-      normalize(batch['image']),
-      train=True,
-      mutable=['batch_stats'],
-      rngs={'dropout': key},
-    )
-    targets = jax.nn.one_hot(batch['label'], logits.shape[-1])
-    targets = optax.smooth_labels(targets, label_smoothing)
-    loss = optax.softmax_cross_entropy(logits, targets).mean()
-    correct = jnp.mean(logits.argmax(-1) == batch['label'])
-    return loss, (updated, correct)
+  loss_fn = make_loss(
+    model, dataset, label_smoothing=label_smoothing, seed=seed
+  )
 
   def train_step(state: State, batch: Batch) -> State:
     params = state.variables['params']
     (loss, (updated, correct)), gradients = jax.value_and_grad(
       loss_fn, has_aux=True
-    )(params, state, batch)
+    )(params, state.variables, batch, state.step)
     updates, opt_state = tx.update(gradients, state.opt_state, params)
     step = state.step + 1
     variables = {
@@ -86,6 +71,43 @@ def make_train_step(
     )
 
   return train_step
+
+
+def make_loss(
+  model: Any, dataset: Dataset, *, label_smoothing: float, seed: int
+) -> Callable[..., tuple[jax.Array, tuple[Any, jax.Array]]]:
+  """The loss that is trained on.
+
+  Args:
+    model: a Linen module.
+    dataset: for the pixels' mean and standard deviation.
+    label_smoothing: in [0, 1).
+    seed: of whatever the model draws in training.
+
+  Returns:
+    A function from params, the variables around them, a batch and the step to
+    the loss, and beside it the new statistics and the share of hits.
+  """
+  normalize = _normalizer(dataset)
+
+  def loss_fn(
+    params: Any, variables: Any, batch: Batch, step: jax.Array
+  ) -> tuple[jax.Array, tuple[Any, jax.Array]]:
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    logits, updated = model.apply(
+      {**variables, 'params': params},
+      normalize(batch['image']),
+      train=True,
+      mutable=['batch_stats'],
+      rngs={'dropout': key},
+    )
+    targets = jax.nn.one_hot(batch['label'], logits.shape[-1])
+    targets = optax.smooth_labels(targets, label_smoothing)
+    loss = optax.softmax_cross_entropy(logits, targets).mean()
+    correct = jnp.mean(logits.argmax(-1) == batch['label'])
+    return loss, (updated, correct)
+
+  return loss_fn
 
 
 def make_eval_step(

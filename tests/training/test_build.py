@@ -21,7 +21,8 @@ def with_method(make_config):
   """A small config with the fields of a method."""
 
   def make(name, **fields):
-    steps = {'end_steps': 8} if name in ('gmp', 'st3', 'feather') else {}
+    ramped = name in ('gmp', 'st3', 'feather') or 'target' in str(fields)
+    steps = {'end_steps': 8} if ramped else {}
     fields = {f'method.{k}': v for k, v in {**steps, **fields}.items()}
     return make_config('dense', **{'method.name': name, **fields})
 
@@ -67,11 +68,23 @@ def test_a_ratio_held_per_epoch_changes_once_an_epoch(with_method):
   assert method_of(with_method('gmp', sparsity=0.8)).every_steps == 1
 
 
-def test_the_cost_of_a_weight_is_what_the_model_multiplies(with_method):
-  method = method_of(with_method('st3', sparsity=0.8, cost='flops'))
-  assert dict(method.uses) == USES
-  plain = method_of(with_method('st3', sparsity=0.8, cost='weights'))
-  assert plain.uses is None
+def test_the_uses_of_a_weight_are_what_the_model_multiplies(with_method):
+  method = method_of(with_method('st3', target_flops=0.2))
+  assert dict(method.target.uses) == USES
+  plain = method_of(with_method('st3', target=0.8))
+  assert plain.target == methods.Target(0.8)
+
+
+@pytest.mark.parametrize(
+  ('steps', 'way'), [(12, (0, 6)), (1200, (60, 600)), (1, (0, 1))]
+)
+def test_a_target_is_reached_halfway_if_nothing_is_said(
+  steps, way, with_method
+):
+  config = with_method('str')
+  config.total_steps, config.method.target = steps, 0.9
+  method = method_of(config)
+  assert (method.start_step, method.end_step) == way
 
 
 @pytest.mark.parametrize('name', ['gmp', 'dnw', 'st3'])
@@ -90,12 +103,37 @@ def test_a_run_keeps_to_its_budget(name, with_method, tmp_path):
     assert first['layer_sparsity']['conv1'] < 0.9
 
 
-def test_a_run_takes_away_the_flops_asked_for(with_method, tmp_path):
-  config = with_method('st3', sparsity=0.8, cost='flops')
+MADDS = sum(USES[k] * n for k, n in SIZES.items())
+
+
+@pytest.mark.parametrize('name', ['str', 'st3'])
+@pytest.mark.parametrize(
+  ('fields', 'weights', 'madds'),
+  [
+    ({'target': 0.873}, 51, None),
+    ({'target_nonzero': 17, 'target_floor': 3}, 17, None),
+    ({'target_flops': 0.2}, None, MADDS // 5),
+    ({'target_madds': 500}, None, 500),
+  ],
+)
+def test_a_run_lands_on_its_target(
+  name, fields, weights, madds, with_method, tmp_path
+):
+  config = with_method(name, **fields)
   summary = loop.train(config, tmp_path / 'run')
-  dense = sum(USES[k] * n for k, n in SIZES.items())
-  taken = sum(USES[k] * n for k, n in zeros(summary).items())
-  assert 0.8 * dense <= taken < 0.8 * dense + max(USES.values())
+  if weights:
+    assert summary['nonzero'] == weights
+  else:
+    assert madds - max(USES.values()) < summary['flops'] <= madds
+  if 'target_floor' in fields:
+    assert min(row['nonzero'] for row in summary['layers']) >= 3
+
+
+def test_dense_layers_count_towards_a_target(with_method, tmp_path):
+  config = with_method('str', target=0.75)
+  config.model.last_layer_dense = True
+  summary = loop.train(config, tmp_path / 'run')
+  assert summary['nonzero'] == 101 and zeros(summary)['classifier'] == 0
 
 
 def test_a_global_threshold_is_one_number_in_every_layer(make_config, tmp_path):
@@ -140,9 +178,16 @@ def test_another_methods_weights_are_pruned_before_the_first_step(
     ),
     ('gmp', {'budget': 'str-resnet50-90.23'}, 'lacks conv1.*besides names'),
     ('gmp', {'sparsity': 0.5, 'hold': 'day'}, "method.hold .*got 'day'"),
-    ('st3', {'sparsity': 0.5, 'cost': 'time'}, "method.cost .*got 'time'"),
-    ('gmp', {'sparsity': 0.5, 'cost': 'flops'}, 'gmp has no method.cost'),
-    ('str', {'hold': 'epoch'}, 'str has no method.hold'),
+    ('dense', {'target': 0.5}, 'dense has no target: use one of str, st3,'),
+    ('str', {'target': 0.5, 'target_flops': 0.5}, 'one target, but .* are set'),
+    ('str', {'target': 1.0}, r'in \[0, 1\); 90% is 0.9, got 1.0'),
+    ('str', {'target_floor': 5}, 'set a target too'),
+    ('str', {'target': 0.5, 'end_steps': 40}, 'within the run of'),
+    ('st3', {'target': 0.5, 'sparsity': 0.5}, 'target alone'),
+    ('str', {'target_madds': 100_000}, 'ask for madds from 1 to 6,992'),
+    ('str', {'target_nonzero': 5, 'target_floor': 4}, 'from 12 to 404'),
+    ('str', {'hold': 'epoch', 'power': 2.0}, 'on the way to a target only'),
+    ('dense', {'hold': 'epoch'}, 'dense has no method.hold'),
     ('str', {'budget': 'erk'}, 'str has no setting budget'),
     (
       'gmp',

@@ -49,7 +49,11 @@ DIGITS = 1197  # training images: 19 steps of 64, the last one partial
     ('dense', {'model.density': 0.0}, 'density'),
     ('dense', {'method.name': 'st4'}, "no method 'st4'; the methods are"),
     ('dense', {'method.sparsity': 0.9}, 'dense has no setting sparsity'),
-    ('str', {'method.start_steps': 3}, 'str has no setting start_step'),
+    (
+      'str',
+      {'method.start_steps': 3},
+      'start_step on the way to a target only',
+    ),
     ('str', {'method.g': 'tanh'}, "g to be one of .*'tanh'"),
     ('str', {'method.granularity': 'row'}, 'granularity to be one of'),
     ('str', {'method.slope': 0.0}, 'slope above 0'),
