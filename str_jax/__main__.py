@@ -8,7 +8,7 @@ import sys
 
 from str_jax.training.console import outlive_terminal, user_errors
 
-COMMANDS = ('evaluate', 'prepare', 'report')
+COMMANDS = ('evaluate', 'prepare', 'report', 'snap', 'doctor')
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -28,7 +28,12 @@ def main(arguments: list[str] | None = None) -> None:
     )
     module.add_arguments(subparser)
     subparser.set_defaults(run=module.run)
-  args = parser.parse_args(arguments)
+  args, rest = parser.parse_known_args(arguments)
+  if 'overrides' in args:  # of a config, whose fields are not known here
+    args.overrides = [a for a in rest if a.startswith('--config.')]
+    rest = [a for a in rest if a not in args.overrides]
+  if rest:
+    parser.error(f'unrecognized arguments: {" ".join(rest)}')
   with user_errors():
     args.run(args)
 

@@ -94,7 +94,8 @@ def kth_magnitudes(
 ) -> jax.Array:
   r"""The k-th smallest magnitude of each array by itself, exactly.
 
-  .. math:: t_l = \min \{ t \ge 0 : \#\{ i : |w_{l,i}| \le t\,\sigma_l \} \ge k_l \}
+  .. math:: t_l = \min \{ t \ge 0 :
+     \#\{ i : |w_{l,i}| \le t\,\sigma_l \} \ge k_l \}
 
   All are found in the same passes.
 

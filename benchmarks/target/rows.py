@@ -39,8 +39,14 @@ DATA = {
   'cifar10': Data(
     'cifar10.py:dense',
     '0.9,0.95,0.98',
-    '1500',
-    {'model.name': 'resnet8', 'validation': 5000},
+    '800',
+    {
+      'model.name': 'resnet8',
+      'validation': 40_000,  # 10,000 are left to train on
+      'schedule.warmup_steps': 40,
+      'schedule.warmup_epochs': None,
+      'optimizer.clip_norm': 3.0,
+    },
   ),
 }
 
@@ -104,6 +110,12 @@ TARGETED: dict[str, Fields] = {
       'rate 0.3': {'method.rate': 0.3},
       'rate 1': {'method.rate': 1.0},
       'power 5': {'method.power': 5.0},
+      'power 8': {'method.power': 8.0},
+      'share 0.45 power 5': {
+        'method.power': 5.0,
+        'method.gradient_scale': 0.45,
+      },
+      'share 0.6 power 5': {'method.power': 5.0, 'method.gradient_scale': 0.6},
       'floor': {'method.target_floor': 16},
       'filter': {'method.granularity': 'filter'},
       'adamw': _ADAMW,

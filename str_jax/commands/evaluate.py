@@ -29,38 +29,18 @@ def run(args: argparse.Namespace) -> None:
     ValueError: the checkpoint does not exist or cannot be read.
   """
   from absl import logging
-  from ml_collections import ConfigDict
 
-  from str_jax.training import (
-    compilation_cache,
-    finish,
-    integrity,
-    loop,
-    records,
-  )
+  from str_jax.training import compilation_cache, finish, opened
 
   logging.set_verbosity(logging.WARNING)  # Orbax tells of every file
   compilation_cache.enable()
-  path = args.directory / 'config.json'
-  config = ConfigDict(records.read_json(path))
-  if args.data_dir is not None:
-    config.data_dir = args.data_dir
-  if args.batch_size is not None:
-    config.eval_batch_size = args.batch_size
-  try:
-    run = loop.Run(config, args.directory)
-  except AttributeError as error:
-    if not isinstance(error.args[0], KeyError):  # not for want of a field
-      raise
-    raise ValueError(
-      f'{path} lacks {error.args[0].args[0]}: restore it, or use the version '
-      'of str_jax that the run was made with.'
-    ) from error
-  step = run.checkpoints.find(args.checkpoint)
-  try:
-    stage, state = run.restore(step)
-  except integrity.Damaged as error:
-    raise ValueError(f'{error} Name another by --checkpoint.') from error
+  run, stage, state = opened.checkpoint(
+    args.directory,
+    args.checkpoint,
+    data_dir=args.data_dir,
+    eval_batch_size=args.batch_size,
+  )
+  step = int(state.step)
   result = run.evaluate(stage, state.variables, args.split)
   layers = finish.sparsity_report(run, stage, state.variables)
   print(

@@ -71,7 +71,9 @@ def settings(name: str) -> dict[str, Any]:
   fixed = getattr(factory, 'keywords', {})
   method: Any = getattr(factory, 'func', factory)
   # As the method takes them: first those that may be given by their place.
-  fields = sorted(dataclasses.fields(method), key=lambda field: field.kw_only)
+  fields = sorted(
+    dataclasses.fields(method), key=lambda field: bool(field.kw_only)
+  )
   return {
     field.name: field.default for field in fields if field.name not in fixed
   }

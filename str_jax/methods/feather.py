@@ -82,5 +82,5 @@ class Feather(pruning.Ramped):
   @property
   def _zeros(self) -> float | None:
     """The fraction of zeros asked for."""
-    target = isinstance(self.target, Target)
-    return self.target.sparsity if target else self.sparsity
+    target = self.target
+    return target.sparsity if isinstance(target, Target) else self.sparsity

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from str_jax import budgets, flops, methods, models, paths
 from str_jax import lowering as lowerings
+from str_jax import variables as layout
 from str_jax.methods import Method
 from str_jax.training import fields, records
 
@@ -260,13 +261,32 @@ def _budget(value: str) -> str | budgets.Budget:
   return shares
 
 
+def prunable(config: Any, inputs: Inputs) -> set[paths.Path]:
+  """The weights of the layers to which a config's model gives a method.
+
+  Args:
+    config: a config.
+    inputs: what the model is made for.
+
+  Returns:
+    Their paths.
+  """
+  probe = methods.STR()  # any one that leaves thresholds where it is taken
+  return set(layout.sparse_weights(probe, _shapes(config, inputs, probe)))
+
+
 def _uses(config: Any, inputs: Inputs | None) -> dict[str, int]:
   """The multiply-adds of each weight of a layer."""
   if inputs is None:
     raise ValueError('a target of FLOPs needs the shape of the images.')
   dense = model(config, inputs.num_classes, None)
-  image = jax.ShapeDtypeStruct((1, *inputs.image_shape), jnp.float32)
-  variables = jax.eval_shape(dense.init, jax.random.key(0), image)
-  layers = paths.kernels(variables['params'])
+  layers = paths.kernels(_shapes(config, inputs, None)['params'])
   counts = flops.count(dense, inputs.image_shape)
   return {name: counts[name] // w.size for name, w in layers.items()}
+
+
+def _shapes(config: Any, inputs: Inputs, method: Method | None) -> Any:
+  """The variables of the config's model, without their values."""
+  made = model(config, inputs.num_classes, method)
+  image = jax.ShapeDtypeStruct((1, *inputs.image_shape), jnp.float32)
+  return jax.eval_shape(made.init, jax.random.key(0), image)

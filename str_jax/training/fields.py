@@ -11,6 +11,7 @@ _RANGES = (  # of fields: from the first number, and below the second
   ('eval_batch_size', 1, math.inf),
   ('log_every_steps', 1, math.inf),
   ('label_smoothing', 0, 1),
+  ('norm_batches', 0, math.inf),
   ('method.finetune_learning_rate', 0, math.inf),
   ('optimizer.momentum', 0, 1),
   ('optimizer.b1', 0, 1),

@@ -19,8 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from str_jax import methods, quantile
-from str_jax import variables as layout
+from str_jax import quantile
 from str_jax.paths import Path
 from str_jax.training import (
   build,
@@ -150,22 +149,15 @@ class _Pruned:
     if step is not None:
       start = checkpoint.read_variables(self._origin, step)
     flat = traverse_util.flatten_dict(trained['params'])
-    weights = {path: flat[path] for path in _prunable(run)}
+    dataset = run.dataset
+    inputs = build.Inputs(dataset.image_shape, dataset.num_classes)
+    weights = {path: flat[path] for path in build.prunable(run.config, inputs)}
     count = sum(w.size for w in weights.values())
     kept = masks(weights, round(self._sparsity * count))
     params = traverse_util.flatten_dict(start['params'])
     params |= {path: np.where(kept[path], params[path], 0) for path in kept}
     variables = start | {'params': traverse_util.unflatten_dict(params)}
     return run.state_of(variables, stage, step or 0)
-
-
-def _prunable(run: loop.Run) -> list[Path]:
-  """The weights of the layers that take a method, in any order."""
-  probe = methods.STR()  # any one that leaves thresholds where it is taken
-  model = build.model(run.config, run.dataset.num_classes, probe)
-  image = jax.ShapeDtypeStruct((1, *run.dataset.image_shape), jnp.float32)
-  variables = jax.eval_shape(model.init, jax.random.key(0), image)
-  return list(layout.sparse_weights(probe, variables))
 
 
 def _check(config: Any) -> None:

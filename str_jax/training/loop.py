@@ -14,7 +14,16 @@ import jax.numpy as jnp
 
 from str_jax import data
 from str_jax.paths import kernels
-from str_jax.training import build, checkpoint, cpu, finish, init_from, workdir
+from str_jax.training import (
+  build,
+  checkpoint,
+  cpu,
+  finish,
+  forecast,
+  init_from,
+  norms,
+  workdir,
+)
 from str_jax.training import plan as plans
 from str_jax.training import stage as stages
 from str_jax.training import state as states
@@ -140,6 +149,9 @@ class Run:
       step = int(state.step)
       print(f'goes on from step {step} of {self.plan.total_steps}', flush=True)
       return stage_of(step), state
+    warning = forecast.warning(self.config, self.plan)
+    if warning is not None:
+      print(f'warning: {warning}', flush=True)
     state = (initial or Run.first_state)(self, self._first)
     self.checkpoints.save(state)
     return self._first, state
@@ -213,6 +225,8 @@ class Run:
       evaluates = step % plan.eval_every == 0 or step == last
       if evaluates:
         self.check_finite(state)
+        if step == plan.total_steps and config.get('norm_batches'):
+          state = norms.renewed(self, stage, state, config.norm_batches)
         self.checkpoints.save(state, self.log_validation(stage, state, log))
       elif step % plan.checkpoint_every == 0 or (
         step == plan.kept_step or interrupt.signal
