@@ -113,7 +113,7 @@ def orders(
 def augment(
   key: jax.Array, images: jax.Array, index: jax.Array, shift: Shift
 ) -> jax.Array:
-  """Images by their index, shifted at random, half of them mirrored if asked."""
+  """Images by their index, shifted at random; half mirrored, if asked."""
   moves, mirror = jax.random.split(key)
   pad = shift.padding
   at = jax.random.randint(moves, (2, len(index)), -pad, pad + 1)

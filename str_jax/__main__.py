@@ -17,9 +17,22 @@ def main(arguments: list[str] | None = None) -> None:
   Args:
     arguments: of the command line; sys.argv's by default.
   """
+  args = parse(sys.argv[1:] if arguments is None else arguments)
+  with user_errors():
+    args.run(args)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+  """What the command line asks for; ends the program where it cannot be read.
+
+  Args:
+    arguments: of the command line.
+
+  Returns:
+    The command's arguments, and the command itself as ``run``.
+  """
   parser = argparse.ArgumentParser(prog='python -m str_jax', description=None)
   subparsers = parser.add_subparsers(dest='command', required=True)
-  arguments = sys.argv[1:] if arguments is None else arguments
   asked = [name for name in COMMANDS if name in arguments[:1]]
   for name in asked or COMMANDS:  # each has imports of its own
     module = importlib.import_module(f'str_jax.commands.{name}')
@@ -34,8 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     rest = [a for a in rest if a not in args.overrides]
   if rest:
     parser.error(f'unrecognized arguments: {" ".join(rest)}')
-  with user_errors():
-    args.run(args)
+  return args
 
 
 if __name__ == '__main__':

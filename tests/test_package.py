@@ -1,8 +1,6 @@
 """The package as a whole: what it loads, its floors, its surface, its docs."""
 
-import argparse
 import ast
-import importlib
 import itertools
 import json
 import operator
@@ -21,6 +19,7 @@ import pytest
 from flax import linen
 
 import str_jax
+from str_jax import __main__ as command_line
 from str_jax.training import flags
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -269,12 +268,8 @@ def test_commands_name_what_exists(document, setup_arguments):
       case ['python', 'main.py', *args]:
         spec, *overrides = [a for a in args if not a.startswith('--workdir=')]
         flags.load_config(spec.removeprefix('--config='), overrides)
-      case ['python', '-m', 'str_jax', name, *args]:
-        parser = argparse.ArgumentParser(name)
-        importlib.import_module(f'str_jax.commands.{name}').add_arguments(
-          parser
-        )
-        parser.parse_args(args)
+      case ['python', '-m', 'str_jax', *args]:
+        command_line.parse(args)
       case ['pip', 'install', '-r', name]:
         assert (ROOT / name).exists()
       case ['pip', 'install', '-e', target]:

@@ -50,7 +50,15 @@ DATA = {
   ),
 }
 
-_MASKED = {'method.name': 'str', 'method.rate': 0.1}
+# Everything said, so that a row stays what it is when a default changes.
+_MASKED = {
+  'method.name': 'str',
+  'method.rate': 0.1,
+  'method.gradient_scale': 0.0,
+  'method.rescale': False,
+  'method.power': 3.0,
+  'optimizer.threshold_decay': 0.0,
+}
 _STRAIGHT = _MASKED | {
   'method.gradient_scale': 0.3,
   'method.rescale': True,
@@ -65,6 +73,7 @@ _ADAMW = {
 }
 # Of STR with a target: what each row changes.
 TARGETED: dict[str, Fields] = {
+  'default': {'method.name': 'str'},  # what was chosen
   # TARGET's two: STR's own gradient, and one that also moves zeroed weights.
   'masked': _MASKED,
   'straight': _STRAIGHT,
@@ -86,7 +95,7 @@ TARGETED: dict[str, Fields] = {
     for x in (0.1, 0.6, 1)
   },
   'straight not rescaled': _UNSCALED,
-  'straight not drawn': _STRAIGHT | {'optimizer.threshold_decay': None},
+  'straight not drawn': _STRAIGHT | {'optimizer.threshold_decay': 0.0},
   **{
     f'straight drawn {x:g}': _STRAIGHT | {'optimizer.threshold_decay': x}
     for x in (0.005, 0.1)
@@ -105,7 +114,7 @@ TARGETED: dict[str, Fields] = {
       'share 0.1': {'method.gradient_scale': 0.1},
       'share 0.6': {'method.gradient_scale': 0.6},
       'share 1': {'method.gradient_scale': 1.0},
-      'not drawn': {'optimizer.threshold_decay': None},
+      'not drawn': {'optimizer.threshold_decay': 0.0},
       'rate 0': {'method.rate': 0.0},
       'rate 0.3': {'method.rate': 0.3},
       'rate 1': {'method.rate': 1.0},
@@ -124,6 +133,11 @@ TARGETED: dict[str, Fields] = {
   'masked adamw': _MASKED | _ADAMW,
   'straight adamw': _STRAIGHT | _ADAMW,
 }
+# As many FLOPs left as there would be weights.
+FLOPS: dict[str, Fields] = {
+  'default FLOPs': {'method.name': 'str'},
+  'st3 FLOPs': {'method.name': 'st3'},
+}
 OTHERS: dict[str, Fields] = {
   'dense': {'method.name': 'dense'},
   'st3': {'method.name': 'st3'},
@@ -138,7 +152,7 @@ PLAIN = {f'str {x:g}': x for x in (4e-3, 8e-3, 1.2e-2, 1.6e-2, 2e-2)}
 
 def names() -> list[str]:
   """All rows."""
-  return [*TARGETED, *OTHERS, *PLAIN]
+  return [*TARGETED, *FLOPS, *OTHERS, *PLAIN]
 
 
 def fields(row: str, target: float, steps: int) -> Fields:
@@ -155,6 +169,8 @@ def fields(row: str, target: float, steps: int) -> Fields:
     }
   if row in TARGETED:
     return TARGETED[row] | {'method.target': target}
+  if row in FLOPS:
+    return FLOPS[row] | {'method.target_flops': round(1 - target, 6)}
   chosen = OTHERS[row]
   if row == 'dense':
     return chosen

@@ -78,10 +78,12 @@ class Method(abc.ABC):
     return {}
 
   def __str__(self) -> str:
-    """The settings, those by layer only counted."""
+    """The settings that are not the default, those by layer only counted."""
     texts = []
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
+      if value == field.default:
+        continue
       by_layer = isinstance(value, tuple)
       text = f'{len(value)} layers' if by_layer else f'{value!r}'
       texts.append(f'{field.name}={text}')

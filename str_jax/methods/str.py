@@ -19,6 +19,7 @@ THRESHOLD_FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 GRANULARITIES = ('layer', 'filter', 'weight', 'global')
 _OF_TARGETS = GRANULARITIES[:2]
+_SHARE = 0.3  # see docs/targets.md, as for the defaults of rate and power
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +56,9 @@ class STR(ramp.Ramp, base.Method):
     rate: rho, with a target: SGD moves the logarithm of a threshold at this
       part of its learning rate.
     start_step: of the way to the target, see :class:`ramp.Ramp`, as are
-      end_step, every_steps and power.
+      end_step, every_steps and power, 5 by default.
     gradient_scale: the share of the gradient that zeroed weights get; the
-      paper's is 0.
+      paper's is 0, the default; with a target it is 0.3.
     rescale: make up for the pruned magnitude, channel by channel, as ST-3.
 
   Raises:
@@ -81,29 +82,32 @@ class STR(ramp.Ramp, base.Method):
   slope: float = 1.0
   target: Target | float | None = dataclasses.field(default=None, kw_only=True)
   rate: float = dataclasses.field(default=0.1, kw_only=True)
-  gradient_scale: float = dataclasses.field(default=0.0, kw_only=True)
+  power: float = dataclasses.field(default=5, kw_only=True)
+  gradient_scale: float | None = dataclasses.field(default=None, kw_only=True)
   rescale: bool = dataclasses.field(default=False, kw_only=True)
 
   def __post_init__(self) -> None:
-    for ramped in dataclasses.fields(ramp.Ramp):
-      value = getattr(self, ramped.name)
-      if self.target is None and value != ramped.default:
+    ramped = {field.name for field in dataclasses.fields(ramp.Ramp)}
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      unset = field.name not in ramped or value == field.default
+      if self.target is None and not unset:
         raise ValueError(
-          f'STR has {ramped.name} on the way to a target only: set a target '
+          f'STR has {field.name} on the way to a target only: set a target '
           f'too, or leave it out, got {value}.'
         )
     super().__post_init__()
-    for field, value, known in (
+    for name, value, known in (
       ('g', self.g, tuple(THRESHOLD_FUNCTIONS)),
       ('granularity', self.granularity, GRANULARITIES),
     ):
       if value not in known:
         raise ValueError(
-          f'STR needs {field} to be one of {", ".join(known)}, got {value!r}.'
+          f'STR needs {name} to be one of {", ".join(known)}, got {value!r}.'
         )
     if not self.slope > 0:
       raise ValueError(f'STR needs a slope above 0, got {self.slope}.')
-    if not 0 <= self.gradient_scale <= 1:
+    if not 0 <= self.theta <= 1:
       raise ValueError(
         f'STR needs a gradient_scale in [0, 1], got {self.gradient_scale}.'
       )
@@ -126,6 +130,13 @@ class STR(ramp.Ramp, base.Method):
     if not self.rate >= 0:
       raise ValueError(f'STR needs a rate of 0 or more, got {self.rate}.')
 
+  @property
+  def theta(self) -> float:
+    """The share of the gradient that zeroed weights get."""
+    if self.gradient_scale is not None:
+      return self.gradient_scale
+    return 0.0 if self.target is None else _SHARE
+
   def init_learned(self, w: jax.Array) -> jax.Array:
     shape = (1,) * w.ndim
     if self.granularity == 'filter':
@@ -143,7 +154,7 @@ class STR(ramp.Ramp, base.Method):
   def __call__(self, w: jax.Array, *leaves: jax.Array) -> jax.Array:
     t = self.threshold(w, *leaves)
     out = functional.soft_threshold(w, t)
-    if not self.gradient_scale and not self.rescale:
+    if not self.theta and not self.rescale:
       return out
     fixed = jax.lax.stop_gradient(w)
     keep = functional.above(fixed, t)
@@ -151,7 +162,7 @@ class STR(ramp.Ramp, base.Method):
     if self.rescale:
       scale = jnp.where(t > 0, functional.rescale(fixed, keep), scale)
       scale = jax.lax.stop_gradient(scale)
-    share = jnp.where(keep, 1.0, self.gradient_scale).astype(w.dtype)
+    share = jnp.where(keep, 1.0, self.theta).astype(w.dtype)
     # Its gradients are those of the weight and of the threshold, each alone.
     learns = share * w + scale * functional.soft_threshold(fixed, t)
     return functional.straight_through(learns, scale * out)

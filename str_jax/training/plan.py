@@ -14,6 +14,8 @@ from str_jax.training import build, fields, phases
 from str_jax.training.phases import Phase
 from str_jax.training.schedule import Schedule
 
+_DRAWN = 0.02  # decay of the shares of a target's thresholds, docs/targets.md
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -183,7 +185,7 @@ def _threshold_decay(config: Any, method: Method | None) -> float | None:
     return None
   decay = config.threshold_decay
   if method.target is not None:
-    return decay  # what a threshold is drawn to is a matter of its own then
+    return _DRAWN if decay is None else decay
   if decay is None:
     decay = config.weight_decay
   if not decay and method.init_value < -100:

@@ -45,7 +45,7 @@ def test_nothing_amiss():
 
 
 def test_a_dead_layer_that_gets_no_gradient():
-  method = methods.create('str', target=0.9, rate=1.0)
+  method = methods.create('str', target=0.9, rate=1.0, gradient_scale=0.0)
   found = examine(method, s={'conv': 9.0}, flops=EVEN)
   assert set(found) == {('dead', 'conv')}
   text = found['dead', 'conv']

@@ -13,7 +13,7 @@ from flax import traverse_util
 
 import main
 from str_jax.commands import report
-from str_jax.training import checkpoint, flags, imp, loop, records
+from str_jax.training import build, checkpoint, flags, imp, loop, records
 from str_jax.training import stage as stages
 
 pytestmark = pytest.mark.usefixtures('quick')
@@ -194,10 +194,11 @@ def test_of_ties_exactly_as_many_as_asked_for():
       assert flat[~mask].max() <= flat[mask].min()
 
 
-def test_a_layer_that_is_to_stay_dense_is_not_pruned(make_config, tmp_path):
+def test_a_layer_that_is_to_stay_dense_is_not_pruned(make_config):
   config = make_config(model__first_layer_dense=True)
-  run = loop.Run(config, tmp_path)
-  names = {path[0] for path in imp._prunable(run)}
+  names = {
+    path[0] for path in build.prunable(config, build.Inputs((8, 8, 1), 10))
+  }
   assert names == {'conv1', 'classifier'}
 
 
