@@ -120,6 +120,7 @@ TARGETED: dict[str, Fields] = {
       'rate 1': {'method.rate': 1.0},
       'power 5': {'method.power': 5.0},
       'power 8': {'method.power': 8.0},
+      'power 12': {'method.power': 12.0},
       'share 0.45 power 5': {
         'method.power': 5.0,
         'method.gradient_scale': 0.45,
@@ -142,6 +143,9 @@ OTHERS: dict[str, Fields] = {
   'dense': {'method.name': 'dense'},
   'st3': {'method.name': 'st3'},
   'st3_sigma': {'method.name': 'st3_sigma'},
+  # How much of it is the way there.
+  'st3 power 8': {'method.name': 'st3', 'method.power': 8.0},
+  'st3_sigma power 8': {'method.name': 'st3_sigma', 'method.power': 8.0},
   'gmp': {'method.name': 'gmp'},
   'feather': {'method.name': 'feather', 'method.gradient_scale': 1.0},
   'st3 adamw': {'method.name': 'st3'} | _ADAMW,

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default='last',
     help="of the run: 'last', 'best' on validation, or a step (default: last)",
   )
-  parser.add_argument('--data_dir', help='where the TFDS sets of a run lie')
+  parser.add_argument('--data_dir', help='where TFDS sets lie')
   parser.set_defaults(overrides=[])  # main fills them in
 
 
@@ -47,7 +47,10 @@ def run(args: argparse.Namespace) -> None:
       f'{f"{args.directory} and {args.config}" if both else "neither"}.'
     )
   if args.directory is None:
-    _before(args.config, args.overrides)
+    where = (
+      [] if args.data_dir is None else [f'--config.data_dir={args.data_dir}']
+    )
+    _before(args.config, [*args.overrides, *where])
     return
   if args.overrides:
     raise ValueError(

@@ -56,7 +56,7 @@ class STR(ramp.Ramp, base.Method):
     rate: rho, with a target: SGD moves the logarithm of a threshold at this
       part of its learning rate.
     start_step: of the way to the target, see :class:`ramp.Ramp`, as are
-      end_step, every_steps and power, 5 by default.
+      end_step, every_steps and power, 8 by default.
     gradient_scale: the share of the gradient that zeroed weights get; the
       paper's is 0, the default; with a target it is 0.3.
     rescale: make up for the pruned magnitude, channel by channel, as ST-3.
@@ -82,7 +82,7 @@ class STR(ramp.Ramp, base.Method):
   slope: float = 1.0
   target: Target | float | None = dataclasses.field(default=None, kw_only=True)
   rate: float = dataclasses.field(default=0.1, kw_only=True)
-  power: float = dataclasses.field(default=5, kw_only=True)
+  power: float = dataclasses.field(default=8, kw_only=True)
   gradient_scale: float | None = dataclasses.field(default=None, kw_only=True)
   rescale: bool = dataclasses.field(default=False, kw_only=True)
 
