@@ -29,6 +29,12 @@ METHODS: dict[str, dict[str, Any]] = {
     'method.init_value': -3200.0,
     'optimizer.norm_decay': 2.251757813e-5,
   },
+  'str_target': {
+    'method.name': 'str',
+    'method.target': 0.9,
+    'method.start_steps': 0,
+    'method.end_steps': 1,
+  },
   'st3': PRUNED,
   'st3_sigma': PRUNED,
   'gmp': PRUNED,
