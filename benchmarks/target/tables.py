@@ -33,8 +33,9 @@ def main() -> None:
         f'In {count} runs with a target the weights kept miss its number by '
         f'{worst} at most.\n'
       )
-    (HERE / f'{name}.md').write_text(text)
-    print(text)
+    if text:  # else there is nothing of that kind yet
+      (HERE / f'{name}.md').write_text(text)
+      print(text)
 
 
 def document(
