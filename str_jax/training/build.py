@@ -22,9 +22,8 @@ _DURATIONS = ('start', 'end', 'freeze', 'finetune', 'rewind')
 # Fields that are no settings themselves; settings are made of them here.
 _TRANSLATED = ('name', 'hold', 'budget')
 _TARGET = 'target'  # and what fields of a target begin with
-# Of a run's length, where none is set: when zeros begin and when the sparsity
-# holds. A target is found by thresholds that learn on the way: it starts
-# later, and no later than others may it be reached.
+# Of a run's length, where none is set: when the zeros of a target begin (others
+# begin at once), and when any sparsity holds.
 _START, _END = 0.05, 0.5
 
 

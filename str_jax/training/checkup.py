@@ -8,13 +8,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import rich.console
 import rich.table
 
-from str_jax import data, report
+from str_jax import report
 from str_jax.methods import Method
 from str_jax.paths import THRESHOLD, layer_name
-from str_jax.training import diagnosis, finish, norms, opened, step
+from str_jax.training import console as consoles
+from str_jax.training import diagnosis, finish, norms, opened, plan, step
 from str_jax.training.diagnosis import Finding
 from str_jax.training.stage import Stage
 from str_jax.training.state import State
@@ -48,7 +48,7 @@ def run(
   variables = state.variables
   layers = finish.sparsity_report(trained, stage, variables)
   gradients = pulls(trained, stage, state)
-  decay = _decay_of(trained.config) if gradients else 0.0
+  decay = plan.threshold_decay(trained.config.optimizer, stage.method) or 0.0
   found = diagnosis.examine(stage.method, variables, layers, gradients, decay)
   found += stale_norms(trained, stage, state)
   _show(stage.method, variables, layers, gradients, decay)
@@ -86,9 +86,7 @@ def pulls(run: Any, stage: Stage, state: State) -> dict[str, float]:
     seed=run.config.seed,
   )
   gradient = jax.jit(jax.grad(lambda *x: loss(*x)[0]))
-  batches = data.train_batches(
-    run.dataset, run.config.batch_size, seed=run.config.seed
-  )
+  batches = run.batches()
   sums = dict.fromkeys(learned, 0.0)
   for _ in range(_BATCHES):
     batch = run.placement.put(next(batches))
@@ -103,7 +101,7 @@ def pulls(run: Any, stage: Stage, state: State) -> dict[str, float]:
 
 def stale_norms(run: Any, stage: Stage, state: State) -> list[Finding]:
   """Whether other BatchNorm statistics would do better on validation."""
-  if 'batch_stats' not in state.variables:
+  if norms.STATISTICS not in state.variables:
     return []
   split = 'validation' if run.dataset.splits['validation'] else 'train'
   better = norms.reestimate(run, stage, state.variables, _NORM_BATCHES)
@@ -128,18 +126,6 @@ def stale_norms(run: Any, stage: Stage, state: State) -> list[Finding]:
   ]
 
 
-def _decay_of(config: Any) -> float:
-  decay = config.optimizer.threshold_decay
-  targeted = any(
-    value is not None
-    for name, value in config.method.items()
-    if name.startswith('target')
-  )
-  if decay is None and not targeted:
-    decay = config.optimizer.weight_decay
-  return decay or 0.0
-
-
 def _show(
   method: Method | None,
   variables: Any,
@@ -147,9 +133,7 @@ def _show(
   gradients: Mapping[str, float],
   decay: float,
 ) -> None:
-  console = rich.console.Console()
-  if not console.is_terminal:
-    console = rich.console.Console(width=120)
+  console = consoles.wide()
   learned = {
     layer_name('/'.join(path)): float(jnp.mean(entry.leaves[0]))
     for path, entry in sparse_weights(method, variables).items()

@@ -9,7 +9,10 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+  import rich.console
 
 _GONE = (errno.EPIPE, errno.EIO)  # of a pipe, of a terminal
 
@@ -24,6 +27,15 @@ def outlive_terminal() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
   sys.stdout = _lasting(sys.stdout, 1)
   sys.stderr = _lasting(sys.stderr, 2)
+
+
+def wide() -> rich.console.Console:
+  """Where tables are printed: the terminal, or as wide as they need."""
+  import rich.console  # late: the program may start itself anew before that
+
+  console = rich.console.Console()
+  # A pipe has no width of its own: wide enough then for every column.
+  return console if console.is_terminal else rich.console.Console(width=120)
 
 
 @contextlib.contextmanager

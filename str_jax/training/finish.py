@@ -7,10 +7,10 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 import jax
-import rich.console
 import rich.table
 
 from str_jax import compaction, flops, report
+from str_jax.training import console as consoles
 from str_jax.training import records
 from str_jax.training.metrics import Log
 from str_jax.training.stage import Stage
@@ -120,10 +120,7 @@ def show(summary: dict[str, Any]) -> None:
   Args:
     summary: the content of summary.json.
   """
-  # A pipe has no width of its own: wide enough then for every column.
-  console = rich.console.Console()
-  if not console.is_terminal:
-    console = rich.console.Console(width=120)
+  console = consoles.wide()
   table = rich.table.Table(
     title=f'{summary["model"]} on {summary["dataset"]}: {summary["method"]}'
   )

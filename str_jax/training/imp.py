@@ -149,9 +149,8 @@ class _Pruned:
     if step is not None:
       start = checkpoint.read_variables(self._origin, step)
     flat = traverse_util.flatten_dict(trained['params'])
-    dataset = run.dataset
-    inputs = build.Inputs(dataset.image_shape, dataset.num_classes)
-    weights = {path: flat[path] for path in build.prunable(run.config, inputs)}
+    pruned = build.prunable(run.config, run.inputs)
+    weights = {path: flat[path] for path in pruned}
     count = sum(w.size for w in weights.values())
     kept = masks(weights, round(self._sparsity * count))
     params = traverse_util.flatten_dict(start['params'])

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -86,10 +86,13 @@ class Run:
       validation=config.validation,
       augment=config.augment,
     )
+    self.inputs = build.Inputs(
+      self.dataset.image_shape, self.dataset.num_classes
+    )
     self.plan = plans.create(
       config,
       self.dataset.size('train'),
-      build.Inputs(self.dataset.image_shape, self.dataset.num_classes),
+      self.inputs,
     )
     new = not (directory / 'config.json').exists()
     if new:  # nothing but training asks for it
@@ -200,21 +203,25 @@ class Run:
       batch_size=self.config.batch_size,
     )
 
+  def batches(self, start_step: int = 0) -> Iterator[Any]:
+    """This process's share of the training batches, from a step on."""
+    return data.train_batches(
+      self.dataset,
+      self.config.batch_size,
+      seed=self.config.seed,
+      start_step=start_step,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      num_workers=self.config.num_workers,
+    )
+
   def train_phase(
     self, stage: Stage, state: State, log: Log, interrupt: Interrupt
   ) -> State:
     """Trains to the end of a stage's phase."""
     config, plan = self.config, self.plan
     start = int(state.step)
-    batches = data.train_batches(
-      self.dataset,
-      config.batch_size,
-      seed=config.seed,
-      start_step=start,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-      num_workers=config.num_workers,
-    )
+    batches = self.batches(start)
     last = stage.phase.stop
     for step in range(start + 1, last + 1):
       state = stage.train_step(state, self.placement.put(next(batches)))

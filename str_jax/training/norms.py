@@ -11,7 +11,6 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from str_jax import data
 from str_jax.training import build, cpu
 from str_jax.training import step as steps
 from str_jax.training.stage import Stage
@@ -57,14 +56,7 @@ def reestimate(
     return dict(variables)
   run.check_batch()
   statistics_of = _batch_statistics(run, stage)
-  stream = data.train_batches(
-    run.dataset,
-    run.config.batch_size,
-    seed=run.config.seed,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
-    num_workers=run.config.num_workers,
-  )
+  stream = run.batches()
   sums: _Flat = {}
   for number in range(batches):
     batch = run.placement.put(next(stream))

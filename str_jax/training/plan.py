@@ -124,7 +124,7 @@ def optimizer(
   c = config.optimizer
   decay = optim.decay(
     kernels=c.weight_decay,
-    thresholds=_threshold_decay(c, phase.method),
+    thresholds=threshold_decay(c, phase.method),
     norms=c.norm_decay,
     biases=c.bias_decay,
     dense_kernels=_dense_decay(c, phase.method),
@@ -179,8 +179,19 @@ def _dense_decay(config: Any, method: Method | None) -> float | None:
   return decay
 
 
-def _threshold_decay(config: Any, method: Method | None) -> float | None:
-  """The decay of learned thresholds; None for a method without any."""
+def threshold_decay(config: Any, method: Method | None) -> float | None:
+  """The decay of learned thresholds.
+
+  Args:
+    config: a config's part ``optimizer``.
+    method: of the phase.
+
+  Returns:
+    The rate; None for a method without any.
+
+  Raises:
+    ValueError: thresholds that only decay can move, and none of it.
+  """
   if not isinstance(method, methods.STR):
     return None
   decay = config.threshold_decay

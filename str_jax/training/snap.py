@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import rich.console
 import rich.table
 from ml_collections import ConfigDict
 
 import str_jax
 from str_jax import methods, report
 from str_jax.training import build, finish, flags, norms, records
+from str_jax.training import console as consoles
 from str_jax.training.loop import Run
 from str_jax.training.stage import Stage
 from str_jax.training.state import State
@@ -153,9 +153,7 @@ def prune(
       f'already, but {target.kept(total):,} may stay: ask for fewer.'
     )
   method = methods.GMP(budget='global', target=target)
-  dataset = run.dataset
-  inputs = build.Inputs(dataset.image_shape, dataset.num_classes)
-  pruned = build.prunable(run.config, inputs)
+  pruned = build.prunable(run.config, run.inputs)
   added = str_jax.add_thresholds(
     method,
     str_jax.freeze(stage.method, variables),
@@ -267,9 +265,7 @@ def _write(
 
 
 def _show(rows: list[Row]) -> None:
-  console = rich.console.Console()
-  if not console.is_terminal:
-    console = rich.console.Console(width=120)
+  console = consoles.wide()
   table = rich.table.Table()
   table.add_column('')
   for column in (*_SPLITS, 'zeros', 'weights', 'multiply-adds'):

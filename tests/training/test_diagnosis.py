@@ -167,7 +167,7 @@ def test_pulls_are_the_gradients_of_the_thresholds(recorded):
   loss = checkup.step.make_loss(
     stage.model, run.dataset, label_smoothing=0.0, seed=0
   )
-  batches = checkup.data.train_batches(run.dataset, 64, seed=run.config.seed)
+  batches = run.batches()
   some = [run.placement.put(next(batches)) for _ in range(8)]
 
   def at(move):
@@ -179,3 +179,26 @@ def test_pulls_are_the_gradients_of_the_thresholds(recorded):
 
   slope = (at(0.05) - at(-0.05)) / 0.1
   assert pulls['conv1'] == pytest.approx(slope, rel=0.2, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'decay'),
+  [
+    ({'method.target': 0.5}, 0.02),
+    ({'method.target': 0.5, 'optimizer.threshold_decay': 0.25}, 0.25),
+    ({'optimizer.threshold_decay': None}, 5e-3),
+  ],
+)
+@pytest.mark.usefixtures('quick')
+def test_the_decay_shown_is_the_one_trained_with(
+  fields, decay, make_config, tmp_path, monkeypatch
+):
+  base = {'optimizer.threshold_decay': None, 'total_steps': 4}
+  loop.train(make_config('str', **base | fields), tmp_path / 'run')
+  seen = []
+  monkeypatch.setattr(
+    checkup.diagnosis, 'examine', lambda *args: seen.append(args[-1]) or []
+  )
+  monkeypatch.setattr(checkup, 'stale_norms', lambda *args: [])
+  checkup.run(tmp_path / 'run')
+  assert seen == [decay]
