@@ -1,127 +1,180 @@
-"""Downloads CIFAR-10 or CIFAR-100 and writes it as TFDS array_record files."""
+"""Makes a data set ready: CIFAR, ImageNet from its tars, a folder of images."""
 
 import argparse
-import hashlib
-import http.client
-import urllib.error
-import urllib.request
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import rich.progress
-
-from str_jax.data import cifar, prepared
+from str_jax.data import cifar, folder, imagenet, known, prepared, shards
+from str_jax.data.download import download
+from str_jax.data.places import is_remote, place
 
 _ARCHIVES = {a.name: a for a in (cifar.CIFAR10, cifar.CIFAR100)}
-_CHUNK = 1 << 18
-_TIMEOUT_SECONDS = 60
+_NAME = re.compile('[a-z][a-z0-9_]*')
+# `load` means something else by these.
+_TAKEN = ('digits', 'fake', known.FOLDER, *known.SEQUENCES)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's arguments."""
-  parser.add_argument('dataset', choices=sorted(_ARCHIVES))
-  parser.add_argument(
-    '--data_dir',
-    help='where TFDS sets lie (default: TFDS_DATA_DIR, else '
-    '~/tensorflow_datasets)',
+  kinds = parser.add_subparsers(dest='dataset', required=True)
+  for name in _ARCHIVES:
+    kind = kinds.add_parser(name, help='downloaded from its authors')
+    kind.add_argument(
+      '--data_dir',
+      help='where TFDS sets lie (default: TFDS_DATA_DIR, else '
+      '~/tensorflow_datasets)',
+    )
+    kind.add_argument('--url', help='a mirror of the archive')
+    kind.add_argument('--md5', help="the archive's checksum, if not the usual")
+    kind.set_defaults(prepare=_cifar)
+  kind = kinds.add_parser('imagenet', help='ILSVRC2012, from its two tars')
+  kind.add_argument(
+    '--tars',
+    required=True,
+    help=f'the folder of {imagenet.TRAIN_TAR} and {imagenet.VALIDATION_TAR}',
   )
-  parser.add_argument('--url', help='a mirror of the archive')
-  parser.add_argument('--md5', help="the archive's checksum, if not the usual")
+  _add_shard_arguments(kind)
+  kind.set_defaults(prepare=_imagenet)
+  kind = kinds.add_parser(
+    'folder', help='images at train/CLASS and val/CLASS or test/CLASS'
+  )
+  kind.add_argument('--images', required=True, help='the folder of train')
+  kind.add_argument('--name', help="the set's (default: the folder's)")
+  _add_shard_arguments(kind)
+  kind.set_defaults(prepare=_folder)
+
+
+def _add_shard_arguments(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    '--out', required=True, help='the data_dir to write to, or gs://BUCKET/DIR'
+  )
+  parser.add_argument(
+    '--shards',
+    type=int,
+    help='files of the training split (default: one for '
+    f'{shards.IMAGES_PER_SHARD} images)',
+  )
+  parser.add_argument(
+    '--processes',
+    type=int,
+    default=os.cpu_count(),
+    help='shards made at a time (default: one a core)',
+  )
 
 
 def run(args: argparse.Namespace) -> None:
-  """Prepares the set unless it is there already.
+  """Prepares a set; what is there already and right is kept.
 
   Raises:
-    OSError: if the archive cannot be downloaded, or the set written.
-    ValueError: if what was downloaded is not the archive.
+    OSError: if a file cannot be downloaded, read or written.
+    ValueError: if an archive, a folder or an image is not what it should be.
   """
+  with _interruptible():
+    args.prepare(args)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+  try:
+    yield
+  except KeyboardInterrupt:
+    print('stopped; the same command goes on from here.')
+    raise SystemExit(130) from None
+
+
+def _cifar(args: argparse.Namespace) -> None:
   archive = _ARCHIVES[args.dataset]
-  folder = prepared.data_folder(args.data_dir)
-  found = prepared.find(archive.name, folder)
+  data_dir = prepared.data_folder(args.data_dir)
+  found = prepared.find(archive.name, data_dir)
   if found is not None:
     print(f'{archive.name} is already prepared in {found.data_dir}')
     return
+  if is_remote(data_dir):
+    raise ValueError(
+      f'{archive.name} is prepared on a disk alone: name a folder of this '
+      f'one by --data_dir, and copy what is made there to {data_dir}'
+    )
+  home = Path(data_dir)
   url = args.url or archive.url
-  path = folder / 'downloads' / Path(archive.url).name
+  path = home / 'downloads' / Path(archive.url).name
   download(url, path, args.md5 or archive.md5)
-  print(f'{archive.name} is prepared in {cifar.write(archive, path, folder)}')
+  print(f'{archive.name} is prepared in {cifar.write(archive, path, home)}')
 
 
-def download(url: str, path: Path, md5: str) -> None:
-  """Fetches a file unless it is there; what an earlier try got is kept.
-
-  The file appears under its name only when it is complete and right; until
-  then it is `path` with .part added.
-
-  Raises:
-    OSError: if the connection fails; the next try goes on from there.
-    ValueError: if the checksum is wrong; what was fetched is deleted.
-  """
-  if path.exists():
-    _check(path, md5)
-    return
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise OSError(
-      f'the folder {path.parent} cannot be made ({error.strerror}): name '
-      'another --data_dir'
-    ) from error
-  part = path.with_name(path.name + '.part')
-  try:
-    _fetch(url, part)
-  except (OSError, http.client.HTTPException, ValueError) as error:
-    raise OSError(
-      f'{url} could not be downloaded ({error}): run the command again to go '
-      f'on, try --url, or put the file at {path} yourself'
-    ) from error
-  _check(part, md5)
-  part.rename(path)
-
-
-def _fetch(url: str, part: Path) -> None:
-  """Appends to `part` what it lacks of the file at the URL."""
-  have = part.stat().st_size if part.exists() else 0
-  request = urllib.request.Request(url)
-  if have:
-    request.add_header('Range', f'bytes={have}-')
-  try:
-    response = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
-  except urllib.error.HTTPError as error:
-    if have and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-      return  # nothing is lacking: the checksum tells whether it is right
-    raise
-  with response:
-    if response.status != http.HTTPStatus.PARTIAL_CONTENT:
-      have = 0  # this server sends the whole file
-    length = response.headers.get('Content-Length')
-    total = have + int(length) if length else None
-    with part.open('ab' if have else 'wb') as file, _progress() as progress:
-      task = progress.add_task(part.stem, total=total, completed=have)
-      while chunk := response.read(_CHUNK):
-        file.write(chunk)
-        progress.advance(task, len(chunk))
-  size = part.stat().st_size
-  if total is not None and size < total:
-    raise OSError(f'the connection ended after {size} of {total} bytes')
-
-
-def _progress() -> rich.progress.Progress:
-  return rich.progress.Progress(
-    rich.progress.TextColumn('{task.description}'),
-    rich.progress.BarColumn(),
-    rich.progress.DownloadColumn(),
-    rich.progress.TransferSpeedColumn(),
-    rich.progress.TimeRemainingColumn(),
+def _imagenet(args: argparse.Namespace) -> None:
+  print('reading where the images lie in the tars', flush=True)
+  splits = imagenet.splits(place(args.tars))
+  for split in splits:
+    if len(split.items) != imagenet.FULL[split.name]:
+      print(
+        f'note: {split.name} has {len(split.items)} images, the whole of '
+        f'ILSVRC2012 {imagenet.FULL[split.name]}'
+      )
+  _write(
+    args,
+    imagenet.NAME,
+    imagenet.VERSION,
+    splits,
+    imagenet.classes(),
+    'ILSVRC2012: photographs in 1,000 classes.',
+    encoding='jpeg',
   )
 
 
-def _check(path: Path, md5: str) -> None:
-  with path.open('rb') as file:
-    found = hashlib.file_digest(file, 'md5').hexdigest()
-  if found != md5:
-    path.unlink()
+def _folder(args: argparse.Namespace) -> None:
+  images = place(args.images)
+  name = args.name or re.sub(r'\W+', '_', images.resolve().name.lower())
+  if not _NAME.fullmatch(name) or name in _TAKEN:
     raise ValueError(
-      f'{path} had the MD5 checksum {found}, where {md5} was wanted: it was '
-      'deleted, run the command again or give the right --md5'
+      f'{name!r} cannot be the name of the set: choose another by --name, of '
+      f'small letters, digits and _, a letter first, and none of '
+      f'{", ".join(_TAKEN)}'
     )
+  found = folder.read(images)
+  for note in found.notes:
+    print(f'note: {note}')
+  _write(
+    args,
+    name,
+    '1.0.0',
+    folder.shard_splits(found),
+    found.classes,
+    f'Images in {len(found.classes)} classes, from a folder.',
+    encoding=None,
+  )
+
+
+def _write(
+  args: argparse.Namespace,
+  name: str,
+  version: str,
+  splits: list[shards.Split],
+  classes: Sequence[str],
+  description: str,
+  encoding: str | None,
+) -> None:
+  """Makes the shards, then the files that TFDS knows a set by."""
+  for option in ('shards', 'processes'):
+    number = getattr(args, option)
+    if number is not None and number < 1:
+      raise ValueError(f'--{option} is at least 1, but is {number}')
+  home = place(args.out) / name / version
+  written = shards.write(name, splits, home, args.shards, args.processes)
+  prepared.describe(
+    home,
+    name=name,
+    version=version,
+    description=description,
+    classes=classes,
+    encoding=encoding,
+    shards=written,
+  )
+  counts = ', '.join(
+    f'{sum(shard["images"] for shard in parts)} images of {split} in '
+    f'{len(parts)} shard{"s" * (len(parts) > 1)}'
+    for split, parts in written.items()
+  )
+  print(f'{name} is prepared in {home}: {counts}, checked')

@@ -6,13 +6,13 @@ import os
 import numpy as np
 
 from str_jax.data import augment as augmentations
-from str_jax.data.known import KNOWN
+from str_jax.data.known import FOLDER, KNOWN, SEQUENCES
 from str_jax.data.sources import Arrays, Fake, Source, Subset
 
 _GENERIC_MEAN, _GENERIC_STD = 127.5, 63.75
 _JPEG_MAGIC = b'\xff\xd8'
 _DIGITS_TEST, _DIGITS_VALIDATION = 360, 240
-SEQUENCES = ('har2', 'google12')  # see str_jax/data/sequences.py
+_SPLITS = ('train', 'validation', 'test')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Dataset:
 
 def names() -> tuple[str, ...]:
   """The names `load` knows best; any other is looked for as a TFDS set."""
-  return ('digits', 'fake', *KNOWN, *SEQUENCES)
+  return ('digits', 'fake', FOLDER, *KNOWN, *SEQUENCES)
 
 
 def load(
@@ -69,19 +69,21 @@ def load(
   `digits` comes with scikit-learn (1,797 real images of 8 x 8, values 0 to
   16), `fake` is generated, `har2` and `google12` are sequences of float32
   features in the place of images, read from the UCI archive's files and from
-  TFDS's speech_commands; anything else is read from TFDS's array_record
-  files: `cifar10`, `imagenet2012`, `NAME/CONFIG:VERSION`.
+  TFDS's speech_commands; `imagefolder` are the images in the folders
+  train/CLASS and val/CLASS or test/CLASS of data_dir; anything else is read
+  from TFDS's array_record files: `cifar10`, `imagenet2012`,
+  `NAME/CONFIG:VERSION`.
 
   Args:
     name: the set.
-    data_dir: where TFDS's sets and `UCI HAR Dataset` lie; None:
-      TFDS_DATA_DIR, else
+    data_dir: where TFDS's sets and `UCI HAR Dataset` lie, or the folder of
+      images; on this disk, or at gs:// and such. None: TFDS_DATA_DIR, else
       ~/tensorflow_datasets.
     image_size: height and width of a batch's images; None: the set's own.
     validation: images held out of the training split, chosen once for all by
       a fixed permutation; 0: none. None: the set's own choice, 240 for
-      digits (1,197 stay for training), google12's own split, 0 for all
-      others.
+      digits (1,197 stay for training), the split validation of google12
+      and of sets that have a split test too, 0 for all others.
     augment: 'none', 'shift', 'crop_flip' or 'random_resized_crop'; None: the
       set's own.
     fake_classes: classes of `fake`.
@@ -114,7 +116,9 @@ def load(
 
     folder = prepared.data_folder(data_dir)
     return sequences.load(name, folder, image_size, validation, augment)
-  return _tfds(name, data_dir, image_size, validation or 0, augment)
+  if name == FOLDER:
+    return _image_folder(data_dir, image_size, validation, augment)
+  return _tfds(name, data_dir, image_size, validation, augment)
 
 
 def _digits(
@@ -173,7 +177,7 @@ def _tfds(
   name: str,
   data_dir: str | os.PathLike[str] | None,
   image_size: int | None,
-  validation: int,
+  validation: int | None,
   augment: str | None,
 ) -> Dataset:
   from str_jax.data import prepared  # TFDS: a third of a second
@@ -195,12 +199,15 @@ def _tfds(
       f'{name} has the splits {", ".join(builder.info.splits)}, where train '
       f'and {" or ".join(test_names)} were wanted'
     )
-  train = prepared.source(builder, 'train')
-  test = prepared.source(builder, test_name)
+  sources = {
+    split: prepared.source(builder, split)
+    for split in dict.fromkeys(('train', 'validation', test_name))
+    if split in builder.info.splits
+  }
   size = image_size or (known.image_size if known else None)
   note = ''
   if known and not known.original_is_jpeg:
-    if train[0]['image'].startswith(_JPEG_MAGIC):
+    if sources['train'][0]['image'].startswith(_JPEG_MAGIC):
       note = (
         f'These images are JPEG re-encodings of {builder.name}: accuracies '
         'are a little below those on the original set.'
@@ -209,13 +216,50 @@ def _tfds(
     name,
     features['label'].num_classes,
     features['image'].shape,
-    hold_out(train, validation, test),
+    _own_splits(sources, test_name, validation),
     size=size,
     augment=augment or (known.augment if known else None),
     mean=known.mean if known else None,
     std=known.std if known else None,
     note=note,
   )
+
+
+def _image_folder(
+  data_dir: str | os.PathLike[str] | None,
+  image_size: int | None,
+  validation: int | None,
+  augment: str | None,
+) -> Dataset:
+  from str_jax.data import folder, places  # TFDS
+
+  if data_dir is None:
+    raise ValueError(
+      f'{FOLDER} wants data_dir, the folder that holds train and val: '
+      'name it by --config.data_dir=DIR'
+    )
+  found = folder.read(places.place(data_dir))
+  sources: dict[str, Source] = {**found.splits}
+  test = 'test' if 'test' in sources else 'validation'
+  return _dataset(
+    FOLDER,
+    len(found.classes),
+    (None, None, 3),
+    _own_splits(sources, test, validation),
+    size=image_size or 224,
+    augment=augment,
+    note=' '.join(found.notes),
+  )
+
+
+def _own_splits(
+  sources: dict[str, Source], test: str, validation: int | None
+) -> dict[str, Source | None]:
+  """A set's own validation split, unless it is the test's or others wanted."""
+  train = sources['train']
+  if validation is None and test != 'validation' and 'validation' in sources:
+    return {split: sources[split] for split in _SPLITS}
+  return hold_out(train, validation or 0, sources[test])
 
 
 def _dataset(
@@ -245,6 +289,8 @@ def _dataset(
     )
   if augment is None:
     augment = 'crop_flip' if max(height, width) <= 64 else 'random_resized_crop'
+  if mean is None and native_shape == (None, None, 3):  # photographs
+    mean, std = KNOWN['imagenet2012'].mean, KNOWN['imagenet2012'].std
   train_transforms, eval_transforms = augmentations.transforms(
     augment, (height, width), native_shape[:2]
   )

@@ -2,6 +2,9 @@
 
 import dataclasses
 
+FOLDER = 'imagefolder'  # see folder.py
+SEQUENCES = ('har2', 'google12')  # see sequences.py
+
 
 @dataclasses.dataclass(frozen=True)
 class Known:

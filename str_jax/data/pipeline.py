@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import cv2
@@ -20,9 +20,11 @@ from absl import flags
 
 from str_jax.data.augment import Transforms
 from str_jax.data.dataset import Dataset
-from str_jax.data.sources import Decoded
+from str_jax.data.sources import Decoded, Replaced, Skip, Weighted
 
 Batch = dict[str, np.ndarray]
+
+_DEATHS = 3  # of workers at one batch, after which the run ends
 
 
 def train_batches(
@@ -34,6 +36,7 @@ def train_batches(
   process_index: int = 0,
   process_count: int = 1,
   num_workers: int = 0,
+  skip: Skip | None = None,
 ) -> Iterator[Batch]:
   """Endless batches of the training split, shuffled anew every epoch.
 
@@ -45,7 +48,10 @@ def train_batches(
     process_index: this trainer process.
     process_count: how many there are; each gets every process_count-th
       example of the stream.
-    num_workers: processes that prepare batches; 0: a thread does.
+    num_workers: processes that prepare batches; 0: a thread does. One that
+      is killed is started anew.
+    skip: how many corrupt records may be skipped, the next readable one in
+      the place of each; None: the first is an error.
 
   Returns:
     Iterator of {'image': uint8 or float32 [batch_size / process_count, H, W,
@@ -60,7 +66,10 @@ def train_batches(
     raise ValueError(
       f'seed and start_step are at least 0, but are {seed} and {start_step}'
     )
-  stream = _records(dataset, 'train')
+  decoded = _decoded(dataset, 'train')
+  stream = grain.MapDataset.source(
+    decoded if skip is None else Replaced(decoded, skip)
+  )
   stream = stream.shuffle(seed=_op_seed(seed, 'shuffle')).repeat()
   stream = _transform(stream, dataset.train_transforms, seed)
   # Sliced after the transforms: their randomness goes by the global index.
@@ -77,6 +86,7 @@ def eval_batches(
   process_index: int = 0,
   process_count: int = 1,
   num_workers: int = 0,
+  skip: Skip | None = None,
 ) -> Iterator[Batch]:
   """One pass over a split, every batch full, every example counted once.
 
@@ -89,20 +99,24 @@ def eval_batches(
     batch_size: examples a step, over all processes.
     process_index: this process.
     process_count: how many there are.
-    num_workers: processes that prepare batches; 0: a thread does.
+    num_workers: processes that prepare batches; 0: a thread does. One that
+      is killed is started anew.
+    skip: how many corrupt records may be skipped, each with weight 0; None:
+      the first is an error.
 
   Returns:
     Iterator of {'image', 'label'} as `train_batches` has them and 'weight':
     float32 [batch_size / process_count], 1 or 0. The weights of all batches
-    of all processes sum to the number of examples.
+    of all processes sum to the number of readable examples.
 
   Raises:
     ValueError: if the set has no such split, or the batch does not divide
       among the processes.
   """
   share = _share(batch_size, process_index, process_count)
-  stream = _records(dataset, split)
-  examples = len(stream)
+  decoded = _decoded(dataset, split)
+  examples = len(decoded)
+  stream = grain.MapDataset.source(Weighted(decoded, skip, dataset.image_shape))
   padded = -(-examples // batch_size) * batch_size
   stream = _transform(stream.repeat(), dataset.eval_transforms, seed=0)
   stream = stream.map_with_index(functools.partial(_weigh, examples))
@@ -125,7 +139,7 @@ def _share(batch_size: int, process_index: int, process_count: int) -> int:
   return batch_size // process_count
 
 
-def _records(dataset: Dataset, split: str) -> grain.MapDataset:
+def _decoded(dataset: Dataset, split: str) -> Decoded:
   source = dataset.splits.get(split)
   if source is None:
     found = ', '.join(k for k, v in dataset.splits.items() if v is not None)
@@ -133,8 +147,7 @@ def _records(dataset: Dataset, split: str) -> grain.MapDataset:
       f'{dataset.name} has no {split} split, only {found}: to hold images '
       'out of the training split, load it with validation=NUMBER'
     )
-  channels = dataset.image_shape[-1]
-  return grain.MapDataset.source(Decoded(source, split, channels))
+  return Decoded(source, split, dataset.image_shape[-1])
 
 
 def _op_seed(seed: int, name: str) -> int:
@@ -156,25 +169,68 @@ def _transform(
 
 
 def _weigh(examples: int, index: int, record: dict[str, Any]) -> dict[str, Any]:
-  return {**record, 'weight': np.float32(index < examples)}
+  return {**record, 'weight': record['weight'] * np.float32(index < examples)}
 
 
 def _iterate(stream: grain.MapDataset, num_workers: int) -> Iterator[Batch]:
+  if not num_workers:
+    cv2.setNumThreads(1)
+    return iter(_prefetched(stream))
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()  # Grain reads its flags to start a worker
+  options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=2)
+
+  def start(batch: int) -> Iterator[Batch]:
+    return iter(
+      _prefetched(stream[batch:]).mp_prefetch(
+        options, worker_init_fn=_start_worker
+      )
+    )
+
+  return _restarted(start)
+
+
+def _prefetched(stream: grain.MapDataset) -> grain.IterDataset:
   # One thread is enough to prepare while the device computes; the order of
   # the batches is the same with any number. The buffer counts batches.
   options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
-  batches = stream.to_iter_dataset(options)
-  if not num_workers:
-    cv2.setNumThreads(1)
-    return iter(batches)
-  if not flags.FLAGS.is_parsed():
-    flags.FLAGS.mark_as_parsed()  # Grain reads its flags to start a worker
-  return iter(
-    batches.mp_prefetch(
-      grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=2),
-      worker_init_fn=_start_worker,
-    )
-  )
+  return stream.to_iter_dataset(options)
+
+
+def _restarted(start: Callable[[int], Any]) -> Iterator[Batch]:
+  """The batches of `start(0)`; after a worker's death, of `start` from there.
+
+  Args:
+    start: starts workers that make the batches from one on.
+
+  Yields:
+    The batches.
+
+  Raises:
+    OSError: if three workers died over the same batch.
+  """
+  batches, done, deaths = start(0), 0, 0
+  while True:
+    try:
+      batch = next(batches)
+    except StopIteration:
+      return
+    except RuntimeError as error:
+      if 'Worker process was terminated' not in str(error):  # Grain's words
+        raise
+      batches.close()
+      deaths += 1
+      if deaths == _DEATHS:
+        raise OSError(
+          f'worker processes of the input pipeline died {deaths} times over '
+          'one batch, killed or out of memory: lower num_workers or free '
+          'memory; the same command goes on from the last checkpoint'
+        ) from error
+      print('note: a worker of the input pipeline died; started anew')
+      batches = start(done)
+    else:
+      done, deaths = done + 1, 0
+      yield batch
 
 
 def _start_worker(worker_index: int, worker_count: int) -> None:

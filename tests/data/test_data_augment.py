@@ -53,6 +53,14 @@ def test_crop_flip_pads_with_the_edge_and_mirrors_half():
   assert len(set(out)) > 120  # of 162
 
 
+@pytest.mark.parametrize('channels', [1, 3])
+def test_a_mirrored_crop_is_whole_and_contiguous(channels):
+  image = ramp(9, 7, channels)[1:8, 2:]  # a view, as crops are
+  mirrored = augment._mirror(image)
+  np.testing.assert_array_equal(mirrored, image[:, ::-1])
+  assert mirrored.flags['C_CONTIGUOUS']  # batching copies others slowly
+
+
 def test_random_resized_crop_keeps_the_share_and_the_ratio():
   crop = augment.RandomResizedCrop((16, 16))
   boxes = [crop._box(80, 80, np.random.default_rng(i)) for i in range(2000)]

@@ -10,6 +10,7 @@ import pytest
 
 import str_jax
 from str_jax import data
+from str_jax.training import placement as placements
 
 
 @pytest.fixture(scope='module')
@@ -40,6 +41,13 @@ def test_batches_are_uint8_and_int32(digits):
   assert batch['image'].shape == (16, 8, 8, 1)
   assert batch['image'].dtype == np.uint8
   assert batch['label'].shape == (16,) and batch['label'].dtype == np.int32
+
+
+def test_images_cross_to_the_device_as_bytes(digits):
+  batch = next(data.train_batches(digits, 16, seed=0))
+  placed = placements.create(1).put(batch)
+  assert placed['image'].dtype == np.uint8
+  np.testing.assert_array_equal(placed['image'], batch['image'])
 
 
 def test_an_epoch_has_every_record_once(plain_digits):

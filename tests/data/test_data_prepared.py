@@ -143,7 +143,7 @@ def test_unreadable_image_is_named(folder):
   index = [
     i for i in range(7) if broken.splits['test'][i]['image'] == b'no image'
   ]
-  message = rf'record {index[0]} of test \(id test5\) is not a readable image'
+  message = rf'record {index[0]} of test \(id test5\) is neither a JPEG nor'
   for workers in (0, 1):
     with pytest.raises(ValueError, match=message):
       list(data.eval_batches(broken, 'test', 7, num_workers=workers))
