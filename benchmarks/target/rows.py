@@ -133,6 +133,21 @@ TARGETED: dict[str, Fields] = {
   },
   'masked adamw': _MASKED | _ADAMW,
   'straight adamw': _STRAIGHT | _ADAMW,
+  'default adamw': {'method.name': 'str'} | _ADAMW,
+  'default rescale adamw': {'method.name': 'str', 'method.rescale': True}
+  | _ADAMW,
+  'default masked rescale adamw': {
+    'method.name': 'str',
+    'method.rescale': True,
+    'method.gradient_scale': 0.0,
+  }
+  | _ADAMW,
+  'default share 0.1 rescale adamw': {
+    'method.name': 'str',
+    'method.rescale': True,
+    'method.gradient_scale': 0.1,
+  }
+  | _ADAMW,
 }
 # As many FLOPs left as there would be weights.
 FLOPS: dict[str, Fields] = {

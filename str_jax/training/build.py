@@ -114,6 +114,25 @@ def _field_of(name: str) -> str:
   return _TARGET if name == 'sparsity' else f'{_TARGET}_{name}'
 
 
+def by_optimizer(config: Any) -> dict[str, Any]:
+  """Settings of the method that hang on the optimizer.
+
+  Adam's steps do not depend on the gradient's size, which is what holds
+  zeroed weights back on the way to a target: there the weights are rescaled,
+  see docs/targets.md.
+
+  Args:
+    config: a config.
+
+  Returns:
+    Settings by name, which fields of the config's method go before.
+  """
+  adam = config.optimizer.name in ('adam', 'adamw')
+  if adam and config.method.name == 'str' and asked(config.method) is not None:
+    return {'rescale': True}
+  return {}
+
+
 def scheduled(
   config: Any, per_epoch: int, main_steps: int, inputs: Inputs | None
 ) -> Method | None:
@@ -132,7 +151,7 @@ def scheduled(
     ValueError: a field out of range, or one that the method does not have.
   """
   c = config.method
-  values: dict[str, Any] = {}
+  values: dict[str, Any] = by_optimizer(config)
   for name in ('start', 'end'):
     value = fields.duration(c, name, per_epoch)
     if value is not None:

@@ -130,7 +130,11 @@ def method_of(config: Any, variables: dict[str, Any]) -> Method | None:
     path[-1] == THRESHOLD
     for path in traverse_util.flatten_dict(variables['params'])
   )
-  return build.method(config.method) if has_thresholds else None
+  return (
+    build.method(config.method, **build.by_optimizer(config))
+    if has_thresholds
+    else None
+  )
 
 
 def _is_shared(method: Method | None) -> bool:

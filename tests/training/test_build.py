@@ -129,6 +129,19 @@ def test_a_run_lands_on_its_target(
     assert min(row['nonzero'] for row in summary['layers']) >= 3
 
 
+def test_adam_rescales_on_the_way_to_a_target(with_method):
+  config = with_method('str', target=0.5)
+  rescales = lambda: build.scheduled(config, 19, 20, None).rescale
+  assert not rescales()
+  config.optimizer.name = 'adamw'
+  assert rescales()
+  assert build.method(config.method, **build.by_optimizer(config)).rescale
+  config.method.rescale = False
+  assert not rescales()
+  config.method.target = None
+  assert build.by_optimizer(config) == {}
+
+
 def test_dense_layers_count_towards_a_target(with_method, tmp_path):
   config = with_method('str', target=0.75)
   config.model.last_layer_dense = True
