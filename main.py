@@ -12,7 +12,9 @@ training_flags.define()
 
 
 def main(argv: list[str]) -> None:
-  training_flags.run(flags.FLAGS.config, argv[1:], flags.FLAGS.workdir)
+  f = flags.FLAGS
+  processes = (f.coordinator, f.num_processes, f.process_index)
+  training_flags.run(f.config, argv[1:], f.workdir, processes)
 
 
 if __name__ == '__main__':

@@ -67,6 +67,7 @@ def prepare(
 
   from str_jax import data
   from str_jax.training import build, flags, plan, stage
+  from str_jax.training import placement as placements
 
   size, classes, _ = MODELS[model]
   config, _ = flags.load_config(
@@ -81,7 +82,7 @@ def prepare(
   )
   inputs = build.Inputs(dataset.image_shape, classes)
   course = plan.create(config, batch, inputs)
-  placement = stage.place()
+  placement = placements.create()
   made = stage.create(config, course, course.phases[0], dataset, placement)
   like = lambda shape, dtype: jax.ShapeDtypeStruct(
     shape, dtype, sharding=placement.batch

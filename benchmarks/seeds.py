@@ -22,6 +22,7 @@ import numpy as np
 from benchmarks import resident
 from str_jax import flops, report
 from str_jax.training import build
+from str_jax.training import placement as placements
 from str_jax.training import plan as plans
 from str_jax.training import stage as stages
 from str_jax.training import state as states
@@ -51,7 +52,7 @@ class Training:
     self.dataset, self.images = loaded.dataset, loaded.splits
     inputs = build.Inputs(self.dataset.image_shape, self.dataset.num_classes)
     self.plan = plans.create(config, self.dataset.size('train'), inputs)
-    self._placement = stages.place()
+    self._placement = placements.create()
     self._keys = jnp.array(self.seeds, jnp.int32)
     self._stages: dict[plans.Phase, Stage] = {}
     self._compiled: dict[tuple[int, int], Callable] = {}

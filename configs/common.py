@@ -29,7 +29,15 @@ def get_config() -> ConfigDict:
   config.augment = placeholder(str)
   config.validation = placeholder(int)  # images held out of training
   config.num_workers = 0  # processes of the input pipeline
+  # Different corrupt records of a split that are left out and named; one more
+  # stops the run.
+  config.skip_corrupt = placeholder(int)
   config.batch_size = 64
+  # Parts of a batch that go through the model one after another, to save
+  # memory; the gradient stays the whole batch's.
+  config.accumulate_steps = placeholder(int)
+  # Devices that share out weights, momenta and thresholds; else each has all.
+  config.fsdp = placeholder(int)
   config.eval_batch_size = 256
   config.total_steps = placeholder(int)
   config.total_epochs = placeholder(float)

@@ -9,6 +9,7 @@ from test_configs import MODULES, every_variant
 
 from str_jax import data, models, report
 from str_jax.paths import named_leaves
+from str_jax.training import placement as placements
 from str_jax.training import plan as plans
 from str_jax.training import stage
 
@@ -61,9 +62,7 @@ def test_two_steps_of_it_shrunk(name, variant, small_model):
   config = shrink(MODULES[name].get_config(variant))
   dataset = data.load('fake', image_size=8, fake_classes=4, fake_examples=4)
   plan = plans.create(config, dataset.size('train'))
-  automatic = (jax.sharding.AxisType.Auto,)
-  mesh = jax.make_mesh((1,), ('data',), axis_types=automatic)
-  placement = stage.Placement(mesh)
+  placement = placements.create(devices=jax.devices()[:1])
   ready = stage.create(config, plan, plan.phases[0], dataset, placement)
   first = ready.init.lower(config.seed).compile(COMPILER)(config.seed)
   before = jax.device_get(first.variables['params'])

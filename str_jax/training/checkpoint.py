@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from str_jax.training import integrity
+from str_jax.training import distributed, integrity
 from str_jax.training.state import State
 
 _POLICY = ocp.checkpoint_managers
@@ -82,8 +82,9 @@ class Checkpoints:
       metrics=integrity.describe(state, accuracy),
       force=True,
     )
-    for folder in (self._directory / _DELETED).glob('*'):  # by earlier saves
-      shutil.rmtree(folder, ignore_errors=True)
+    if distributed.is_first():
+      for folder in (self._directory / _DELETED).glob('*'):  # by earlier saves
+        shutil.rmtree(folder, ignore_errors=True)
 
   def restore_latest(self, target: Callable[[int], State]) -> State | None:
     """The newest state that can be read, or None if there is no checkpoint.
@@ -97,20 +98,17 @@ class Checkpoints:
     Raises:
       ValueError: there were checkpoints, but none can be read.
     """
-    for left in (_DELETED, '*.orbax-checkpoint-tmp*'):  # by a kill
-      for folder in self._directory.glob(left):
-        shutil.rmtree(folder)
-    for step in _steps(self._directory):  # saving would stumble over them
-      try:
-        integrity.read_metrics(self._directory / str(step))
-      except integrity.Damaged as error:
-        self._set_aside(step, error)
+    distributed.on_first(self._tidy)
     for step in reversed(_steps(self._directory)):
       abstract = target(step)
+      state, damage = None, None
       try:
-        return self.restore(step, abstract)
+        state = self.restore(step, abstract)
       except integrity.Damaged as error:
-        self._set_aside(step, error)
+        damage = error
+      if distributed.all_agree(damage is None):
+        return state
+      distributed.on_first(functools.partial(self._set_aside, step, damage))
     if self._unreadable.exists():
       raise ValueError(
         f'no checkpoint of the run can be read, see {self._unreadable}: '
@@ -189,6 +187,17 @@ class Checkpoints:
       self._manager.close()
       shutil.rmtree(self._directory / _DELETED, ignore_errors=True)
 
+  def _tidy(self) -> None:
+    """Takes away what a kill has left and what saving would stumble over."""
+    for left in (_DELETED, '*.orbax-checkpoint-tmp*'):
+      for folder in self._directory.glob(left):
+        shutil.rmtree(folder)
+    for step in _steps(self._directory):
+      try:
+        integrity.read_metrics(self._directory / str(step))
+      except integrity.Damaged as error:
+        self._set_aside(step, error)
+
   def _wait(self) -> None:
     if '_manager' in vars(self):
       self._manager.wait_until_finished()
@@ -197,7 +206,7 @@ class Checkpoints:
   def _unreadable(self) -> pathlib.Path:
     return self._directory.parent / 'unreadable'
 
-  def _set_aside(self, step: int, error: integrity.Damaged) -> None:
+  def _set_aside(self, step: int, error: integrity.Damaged | None) -> None:
     aside = self._unreadable / str(step)
     aside.parent.mkdir(exist_ok=True)
     number = 0
@@ -205,7 +214,8 @@ class Checkpoints:
       number += 1
       aside = aside.with_name(f'{step}.{number}')
     (self._directory / str(step)).rename(aside)
-    self._warn(f'{error} It was moved to {aside}; one before it is taken.')
+    reason = error or f'the checkpoint {step} cannot be read by all processes.'
+    self._warn(f'{reason} It was moved to {aside}; one before it is taken.')
 
 
 def read_variables(

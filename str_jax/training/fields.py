@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
+# A run may go on with these changed: they do not change its numbers.
+FREE = ('data_dir', 'num_workers', 'eval_batch_size', 'fsdp', 'skip_corrupt')
+
 _RANGES = (  # of fields: from the first number, and below the second
   ('seed', 0, 2**31),
   ('batch_size', 1, math.inf),
   ('eval_batch_size', 1, math.inf),
+  ('accumulate_steps', 1, math.inf),
+  ('skip_corrupt', 0, math.inf),
   ('log_every_steps', 1, math.inf),
   ('label_smoothing', 0, 1),
   ('norm_batches', 0, math.inf),

@@ -11,8 +11,8 @@ import rich.table
 
 from str_jax import compaction, flops, report
 from str_jax.training import console as consoles
-from str_jax.training import records
-from str_jax.training.metrics import Log
+from str_jax.training import distributed, records
+from str_jax.training.metrics import Log, Silent
 from str_jax.training.stage import Stage
 from str_jax.training.state import State
 
@@ -23,7 +23,7 @@ _VERSIONS = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain')
 
 
 def finish(
-  run: Run, stage: Stage, state: State, log: Log, command: str
+  run: Run, stage: Stage, state: State, log: Log | Silent, command: str
 ) -> dict[str, Any]:
   """Evaluates on test and writes what a finished run leaves.
 
@@ -41,8 +41,9 @@ def finish(
 
   result = run.evaluate(stage, state.variables, 'test')
   best = _best(run)
-  layers = sparsity_report(run, stage, state.variables)
-  ranks = compaction.describe(stage.model, state.variables)
+  variables = run.placement.readable(state.variables)
+  layers = sparsity_report(run, stage, variables)
+  ranks = compaction.describe(stage.model, variables)
   config = run.config
   summary = {
     'command': command,
@@ -64,16 +65,19 @@ def finish(
     'flops': layers.flops,
     'layers': layers.to_dicts(),
     'target': _target(
-      run, layers, report.tied_weights(stage.method, state.variables)
+      run, layers, report.tied_weights(stage.method, variables)
     ),
     'seconds': round(log.seconds, 2),
     'examples_per_second': log.examples_per_second,
     'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
     'versions': {v: importlib.metadata.version(v) for v in _VERSIONS},
   }
-  if jax.process_index() == 0:
+
+  def write() -> None:
     records.write_json(run.directory / 'summary.json', summary)
     page.write(run.directory)
+
+  distributed.on_first(write)
   show(summary)
   print(f'report: {run.directory / "report.html"}')
   return summary

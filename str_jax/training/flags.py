@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import importlib.machinery
@@ -18,6 +19,7 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import ConfigDict, FieldReference
 
+from str_jax.training import fields
 from str_jax.training.console import fail, one_line, user_errors
 
 _FROM_THE_FILE = ('name', 'variant')  # fields that the command line leaves
@@ -34,6 +36,14 @@ def define() -> None:
   flags.DEFINE_string(
     'workdir', None, 'Folder of the run; the same again resumes it.'
   )
+  flags.DEFINE_string(
+    'coordinator',
+    None,
+    'HOST:PORT of the first of several processes; on a TPU pod or under SLURM '
+    'they find each other by themselves.',
+  )
+  flags.DEFINE_integer('num_processes', None, 'Processes of the run.')
+  flags.DEFINE_integer('process_index', None, 'Of this one, from 0.')
 
 
 def parse(args: Sequence[str]) -> list[str]:
@@ -50,8 +60,9 @@ def parse(args: Sequence[str]) -> list[str]:
     rest = flags.FLAGS([a for a in args if a not in overrides])
   except flags.Error as error:
     fail(
-      f'{one_line(error)}; the flags are --config, --config.FIELD and '
-      '--workdir.'
+      f'{one_line(error)}; the flags are --config, --config.FIELD, --workdir, '
+      'and of several processes --coordinator, --num_processes and '
+      '--process_index.'
     )
   if len(rest) > 1:
     fail(
@@ -63,20 +74,34 @@ def parse(args: Sequence[str]) -> list[str]:
   return [rest[0], *overrides]
 
 
-def run(spec: str, overrides: Sequence[str], workdir: str | None) -> None:
+def run(
+  spec: str,
+  overrides: Sequence[str],
+  workdir: str | None,
+  processes: tuple[str | None, int | None, int | None] = (None, None, None),
+) -> None:
   """Trains, and turns a user's error into one sentence and exit code 2.
 
   Args:
     spec: a config file, and a variant of it after a colon.
     overrides: arguments ``--config.FIELD=VALUE``.
     workdir: the folder of the run, or None for one under runs/.
+    processes: coordinator, number of processes and index of this one.
   """
   logging.set_verbosity(logging.WARNING)  # Orbax tells of every file
-  with user_errors():
+  with contextlib.ExitStack() as leaving, user_errors():
     config, changes = load_config(spec, overrides)
     # Now only: slow to import.
-    from str_jax.training import build, compilation_cache, imp, loop
+    from str_jax.training import (
+      build,
+      compilation_cache,
+      distributed,
+      imp,
+      loop,
+    )
 
+    leaving.enter_context(distributed.leaving())
+    distributed.start(*processes)
     compilation_cache.enable()
     build.inline_budget(config, workdir)
     if 'method.budget' in changes:  # what it says, not where it stood
@@ -110,11 +135,11 @@ def load_config(
   config = _read(pathlib.Path(path), variant)
   changes = dict(_override(config, text) for text in overrides)
   units = {'_steps': '_epochs', '_epochs': '_steps'}
-  fields = set(_fields(config))
+  known = set(_fields(config))
   for name in changes:
     for unit, other in units.items():
       twin = name.removesuffix(unit) + other
-      if name.endswith(unit) and twin in fields and twin not in changes:
+      if name.endswith(unit) and twin in known and twin not in changes:
         config.update_from_flattened_dict({twin: None})
   config.update_from_flattened_dict(changes)
   return config, changes
@@ -131,6 +156,8 @@ def default_workdir(config: ConfigDict, changes: dict[str, Any]) -> str:
     The folder's path.
   """
   name = f'{config.name}-{config.variant}'
+  # A run may go on with other ones of these.
+  changes = {k: v for k, v in changes.items() if k not in fields.FREE}
   if changes:
     text = json.dumps(changes, sort_keys=True)
     name += '-' + hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -14,7 +14,6 @@ import copy
 import pathlib
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
@@ -24,6 +23,7 @@ from str_jax.paths import Path
 from str_jax.training import (
   build,
   checkpoint,
+  distributed,
   fields,
   finish,
   loop,
@@ -70,7 +70,8 @@ def train(
     settings = _settings(config, number)
     workdir.check(folder, settings)
     run = loop.Run(settings, folder)
-    workdir.claim(directory, config)  # now that the fields are checked
+    # Now that the fields are checked.
+    distributed.on_first(lambda: workdir.claim(directory, config))
     start = None if number == 0 else _Pruned(directory, number, sparsity)
     done.append(run.complete(command, start))
   return _finish(config, directory, done, command)
@@ -225,11 +226,14 @@ def _finish(
     'method': f'IMP(rounds={imp.rounds}, sparsity={imp.sparsity}{after})',
     'rounds': [{name: row[name] for name in _ROW} for row in rounds],
   }
-  if jax.process_index() == 0:
+
+  def write() -> None:
     last = directory / f'round-{imp.rounds}' / 'metrics.jsonl'
     records.write_text(directory / 'metrics.jsonl', last.read_text())
     records.write_json(directory / 'summary.json', summary)
     page.write(directory)
+
+  distributed.on_first(write)
   finish.show(summary)
   print(f'report: {directory / "report.html"}')
   return summary

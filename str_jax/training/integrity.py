@@ -10,12 +10,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 import str_jax
 from str_jax.paths import named_leaves
 from str_jax.training import records
 
-FORMAT = 1  # of checkpoints; one without a number is of the first
+FORMAT = 2  # of checkpoints; one without a number is of the first
 
 
 class Damaged(ValueError):
@@ -38,7 +39,7 @@ def describe(state: Any, accuracy: float) -> dict[str, Any]:
   """
   return {
     'accuracy': accuracy,
-    'checksum': _checksum(state),
+    'checksum': _checksums[FORMAT](state),
     'format': FORMAT,
   }
 
@@ -61,6 +62,7 @@ def read_metrics(folder: pathlib.Path) -> dict[str, Any]:
     number = metrics.get('format', 1)
     newer = number > FORMAT
     known = {name: metrics.get(name) for name in ('accuracy', 'checksum')}
+    known['format'] = number
     if not newer and None in known.values():
       raise ValueError('its accuracy or checksum is missing')
   if newer:
@@ -100,14 +102,61 @@ def verify(state: Any, metrics: dict[str, Any]) -> None:
   Raises:
     ValueError: an array is another than when it was saved.
   """
-  if _checksum(state) != metrics['checksum']:
+  if _checksums[metrics['format']](state) != metrics['checksum']:
     raise ValueError('its arrays are not the ones that were saved')
 
 
-def _checksum(state: Any) -> int:
-  """Of all arrays in the order of their names, which any layout keeps."""
+def _of_bytes(state: Any) -> int:
+  """Of all arrays in the order of their names: of the first format."""
   checksum = 0
   for path, leaf in sorted(named_leaves(jax.device_get(state)).items()):
     checksum = zlib.crc32('/'.join(path).encode(), checksum)
     checksum = zlib.crc32(np.asarray(leaf).tobytes(), checksum)
   return checksum
+
+
+def _of_elements(state: Any) -> int:
+  """The same however the arrays are shared out over devices and processes.
+
+  Of each array, the sum of bits(x_i) (2 i + 1) modulo 2^64: no process needs
+  the elements of another one, and no change of one element leaves it as it is.
+  """
+  leaves = sorted(named_leaves(state).items())
+  sums = np.array([_weighted_bits(leaf) for _, leaf in leaves], np.uint64)
+  if jax.process_count() > 1:  # halves: JAX has no uint64
+    parts = multihost_utils.process_allgather(sums.view(np.uint32))
+    parts = np.ascontiguousarray(parts)
+    sums = parts.view(np.uint64).sum(axis=0, dtype=np.uint64)
+  checksum = 0
+  for (path, _), value in zip(leaves, sums):
+    checksum = zlib.crc32('/'.join(path).encode(), checksum)
+    checksum = zlib.crc32(value.tobytes(), checksum)
+  return checksum
+
+
+def _weighted_bits(leaf: Any) -> np.uint64:
+  """This process's part of the sum over an array's elements."""
+  if not isinstance(leaf, jax.Array):
+    leaf = np.asarray(leaf)
+    pieces = [((slice(None),) * leaf.ndim, leaf)]
+  else:  # of copies, the first one
+    pieces = [
+      (shard.index, np.asarray(shard.data))
+      for shard in leaf.addressable_shards
+      if shard.replica_id == 0
+    ]
+  total = np.uint64(0)
+  for index, data in pieces:
+    if not data.size:
+      continue
+    bits = np.ascontiguousarray(data).view(f'u{data.dtype.itemsize}')
+    place = np.zeros((), np.uint64)
+    for size, part in zip(leaf.shape, index):
+      along = np.arange(*part.indices(size), dtype=np.uint64)
+      place = place[..., np.newaxis] * np.uint64(size) + along
+    weights = place * np.uint64(2) + np.uint64(1)
+    total += (bits.reshape(data.shape) * weights).sum(dtype=np.uint64)
+  return total
+
+
+_checksums = {1: _of_bytes, 2: _of_elements}

@@ -13,23 +13,26 @@ import jax
 import jax.numpy as jnp
 
 from str_jax import data
+from str_jax.data.sources import Skip
 from str_jax.paths import kernels
 from str_jax.training import (
   build,
   checkpoint,
   cpu,
+  distributed,
   finish,
   forecast,
   init_from,
   norms,
   workdir,
 )
+from str_jax.training import placement as placements
 from str_jax.training import plan as plans
 from str_jax.training import stage as stages
 from str_jax.training import state as states
 from str_jax.training.checkpoint import Checkpoints
 from str_jax.training.interrupt import Interrupt
-from str_jax.training.metrics import Log
+from str_jax.training.metrics import Log, Silent
 from str_jax.training.stage import Stage
 from str_jax.training.state import State
 
@@ -97,11 +100,16 @@ class Run:
     new = not (directory / 'config.json').exists()
     if new:  # nothing but training asks for it
       self.check_batch()
-    self.placement = stages.place()
+    self.placement = placements.create(config.get('fsdp') or 1)
     self._first = self.stage(self.plan.phases[0])  # checks the other fields
     if config.init_from and new:
       init_from.check(pathlib.Path(config.init_from), config.model.name)
-    workdir.claim(directory, config)
+    distributed.on_first(lambda: workdir.claim(directory, config))
+    self.skip = (
+      Skip(config.skip_corrupt, str(directory / 'corrupt.jsonl'))
+      if config.get('skip_corrupt')
+      else None
+    )
     self.checkpoints = Checkpoints(
       directory / 'checkpoints', keep=self.plan.kept_step
     )
@@ -120,7 +128,11 @@ class Run:
       The content of summary.json.
     """
     self.check_batch()
-    with contextlib.closing(self.checkpoints), Interrupt() as interrupt:
+    with (
+      workdir.held(self.directory),
+      contextlib.closing(self.checkpoints),
+      Interrupt() as interrupt,
+    ):
       stage, state = self.start(initial)
       with contextlib.closing(self.open_log(int(state.step))) as log:
         for phase in self.plan.phases:
@@ -174,9 +186,11 @@ class Run:
 
   def state_of(self, variables: Any, stage: Stage, step: int) -> State:
     """A state with a fresh optimizer around given variables, placed."""
-    variables = jax.device_put(variables, self.placement.state)
-    state = states.from_variables(variables, stage.tx, step)
-    return jax.device_put(state, self.placement.state)
+    state = jax.jit(
+      lambda variables: states.from_variables(variables, stage.tx, step),
+      out_shardings=self.placement.shardings(stage.target),
+    )
+    return state(self.placement.lay(variables))
 
   def restore(self, step: int) -> tuple[Stage, State]:
     """The stage and the state of a checkpoint."""
@@ -190,12 +204,14 @@ class Run:
     new = self.stage(phase)
     frozen = jax.jit(
       lambda state: states.freeze(stage.method, state, new.tx),
-      out_shardings=self.placement.state,
-    )(state)
-    return new, frozen
+      out_shardings=self.placement.shardings(new.target),
+    )
+    return new, frozen(state)
 
-  def open_log(self, start_step: int) -> Log:
+  def open_log(self, start_step: int) -> Log | Silent:
     """The run's log from a step on."""
+    if not distributed.is_first():
+      return Silent()
     return Log(
       self.directory,
       start_step=start_step,
@@ -213,18 +229,20 @@ class Run:
       process_index=jax.process_index(),
       process_count=jax.process_count(),
       num_workers=self.config.num_workers,
+      skip=self.skip,
     )
 
   def train_phase(
-    self, stage: Stage, state: State, log: Log, interrupt: Interrupt
+    self, stage: Stage, state: State, log: Log | Silent, interrupt: Interrupt
   ) -> State:
     """Trains to the end of a stage's phase."""
     config, plan = self.config, self.plan
     start = int(state.step)
-    batches = self.batches(start)
+    batches = self.placement.ahead(self.batches(start))
     last = stage.phase.stop
     for step in range(start + 1, last + 1):
-      state = stage.train_step(state, self.placement.put(next(batches)))
+      state = stage.train_step(state, next(batches))
+      self.placement.settle(state)
       if step == start + 1:
         cpu.release_memory()
       if step % config.log_every_steps == 0 or step == last:
@@ -235,20 +253,23 @@ class Run:
         if step == plan.total_steps and config.get('norm_batches'):
           state = norms.renewed(self, stage, state, config.norm_batches)
         self.checkpoints.save(state, self.log_validation(stage, state, log))
-      elif step % plan.checkpoint_every == 0 or (
-        step == plan.kept_step or interrupt.signal
+      stopped_by = interrupt.at(step)
+      if not evaluates and (
+        step % plan.checkpoint_every == 0
+        or step == plan.kept_step
+        or stopped_by
       ):
         self.check_finite(state)
         self.checkpoints.save(state)
-      if interrupt.signal:
+      if stopped_by:
         log.say(
-          f'stopped by {interrupt.signal} at step {step}; the same command '
-          'goes on from here.'
+          f'stopped by {stopped_by} at step {step}; the same command goes on '
+          'from here.'
         )
         raise SystemExit(0)
     return state
 
-  def log_train(self, stage: Stage, state: State, log: Log) -> State:
+  def log_train(self, stage: Stage, state: State, log: Log | Silent) -> State:
     """Writes the training metrics since the last line, and starts new ones."""
     step = int(state.step)
     sums = {k: float(v) for k, v in jax.device_get(state.sums).items()}
@@ -271,10 +292,12 @@ class Run:
         },
       }
     )
-    zeros = jax.device_put(states.zero_sums(), self.placement.state)
+    zeros = self.placement.lay(states.zero_sums())
     return dataclasses.replace(state, sums=zeros)
 
-  def log_validation(self, stage: Stage, state: State, log: Log) -> float:
+  def log_validation(
+    self, stage: Stage, state: State, log: Log | Silent
+  ) -> float:
     """Evaluates on validation; the accuracy, or UNRANKED before the target."""
     if self.dataset.splits['validation'] is None:
       return checkpoint.UNRANKED
@@ -305,14 +328,20 @@ class Run:
       self.placement,
       batch_size=self.config.eval_batch_size,
       num_workers=self.config.num_workers,
+      skip=self.skip,
     )
 
   def check_batch(self) -> None:
     """Every device is to get an equal share of a training batch."""
-    if self.config.batch_size % jax.device_count():
+    devices, parts = (
+      jax.device_count(),
+      self.config.get('accumulate_steps') or 1,
+    )
+    if self.config.batch_size % (devices * parts):
+      times = '' if parts == 1 else f' times accumulate_steps={parts}'
       raise ValueError(
-        f'batch_size must be a multiple of the {jax.device_count()} devices, '
-        f'got {self.config.batch_size}.'
+        f'batch_size must be a multiple of the {devices} devices{times}, got '
+        f'{self.config.batch_size}.'
       )
 
   def check_finite(self, state: State) -> None:

@@ -124,6 +124,25 @@ class Log:
         self._board.add_scalar(f'{kind}/{name}', value, record['step'])
 
 
+class Silent:
+  """In the place of a log, on all processes but the first."""
+
+  seconds = 0.0
+  examples_per_second = None
+
+  def train(self, record: dict[str, Any]) -> None:
+    """See :class:`Log`."""
+
+  def validation(self, record: dict[str, Any], began: float) -> None:
+    """See :class:`Log`."""
+
+  def say(self, text: str) -> None:
+    """See :class:`Log`."""
+
+  def close(self) -> None:
+    """See :class:`Log`."""
+
+
 class _Bar:
   """A progress bar on a terminal, plain lines elsewhere."""
 

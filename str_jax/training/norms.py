@@ -64,9 +64,7 @@ def reestimate(
     for path, value in _moments(new).items():
       sums[path] = sums.get(path, 0.0) + value / batches
   statistics = traverse_util.unflatten_dict(_variances(sums))
-  return dict(variables) | {
-    STATISTICS: jax.device_put(statistics, run.placement.state)
-  }
+  return dict(variables) | {STATISTICS: run.placement.lay(statistics)}
 
 
 def renewed(run: Run, stage: Stage, state: State, batches: int) -> State:
@@ -129,17 +127,16 @@ def _batch_statistics(run: Run, stage: Stage) -> Any:
     run.dataset,
     label_smoothing=0.0,
     seed=config.seed,
+    whole=run.placement.whole,
   )
 
   def statistics(variables: Any, batch: Any, number: jax.Array) -> Any:
     _, (updated, _) = loss(variables['params'], variables, batch, number)
     return updated[STATISTICS]
 
-  here = run.placement.state
   return jax.jit(
     statistics,
-    in_shardings=(here, run.placement.batch, here),
-    out_shardings=here,
+    out_shardings=run.placement.replicated,
     compiler_options=cpu.compiler_options(build.lowering(config)),
   )
 

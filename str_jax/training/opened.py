@@ -40,6 +40,8 @@ def checkpoint(
     config.data_dir = data_dir
   if eval_batch_size is not None:
     config.eval_batch_size = eval_batch_size
+  if config.get('fsdp'):
+    config.fsdp = None  # of the devices that it was trained on
   try:
     run = loop.Run(config, directory)
   except AttributeError as error:

@@ -165,7 +165,8 @@ def prune(
     updated = str_jax.update_thresholds(method, variables, step)
     return str_jax.freeze(method, updated)
 
-  return jax.jit(cut, out_shardings=run.placement.state)(added)
+  abstract = jax.eval_shape(cut, added)
+  return jax.jit(cut, out_shardings=run.placement.shardings(abstract))(added)
 
 
 def again(run: Run, out: pathlib.Path) -> str:

@@ -7,50 +7,18 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
 
 from str_jax import data, report
 from str_jax import variables as layout
+from str_jax.data.sources import Skip
 from str_jax.methods import Method
 from str_jax.training import build, cpu
 from str_jax.training import plan as plans
 from str_jax.training import state as states
 from str_jax.training import step as steps
+from str_jax.training.placement import Placement
 from str_jax.training.state import State
-
-
-@dataclasses.dataclass(frozen=True)
-class Placement:
-  """Where things lie: the state on every device, a batch split over them."""
-
-  mesh: jax.sharding.Mesh
-
-  @property
-  def state(self) -> NamedSharding:
-    """On every device."""
-    return NamedSharding(self.mesh, PartitionSpec())
-
-  @property
-  def batch(self) -> NamedSharding:
-    """Split along the first axis."""
-    return NamedSharding(self.mesh, PartitionSpec('data'))
-
-  def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """This process's share of a batch, as part of the global one."""
-    return {
-      name: jax.make_array_from_process_local_data(self.batch, value)
-      for name, value in batch.items()
-    }
-
-
-def place() -> Placement:
-  """All devices of all processes, along one axis named data."""
-  axis_types = (jax.sharding.AxisType.Auto,)
-  return Placement(
-    jax.make_mesh((jax.device_count(),), ('data',), axis_types=axis_types)
-  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,10 +84,14 @@ def create(
     variables = layout.update_thresholds(method, state.variables, 0)
     return dataclasses.replace(state, variables=variables)
 
-  here = placement.state
   abstract = jax.eval_shape(init, config.seed)
+  here = placement.shardings(abstract)
   target = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract
+    lambda x, sharding: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=sharding
+    ),
+    abstract,
+    here,
   )
   train_step = steps.make_train_step(
     model,
@@ -128,6 +100,8 @@ def create(
     dataset,
     label_smoothing=config.label_smoothing,
     seed=config.seed,
+    accumulate=config.get('accumulate_steps') or 1,
+    whole=placement.whole,
   )
   options = cpu.compiler_options(build.lowering(config))
   return Stage(
@@ -143,12 +117,15 @@ def create(
       compiler_options=options,
     ),
     eval_step=jax.jit(
-      steps.make_eval_step(model, dataset),
-      in_shardings=(here, placement.batch),
-      out_shardings=here,
+      steps.make_eval_step(model, dataset, placement.whole),
+      in_shardings=(here.variables, placement.batch),
+      out_shardings=placement.replicated,
       compiler_options=options,
     ),
-    statistics=jax.jit(lambda v: report.layer_statistics(method, v)),
+    statistics=jax.jit(
+      lambda variables: report.layer_statistics(method, variables),
+      out_shardings=placement.replicated,
+    ),
     target=target,
   )
 
@@ -162,6 +139,7 @@ def evaluate(
   *,
   batch_size: int,
   num_workers: int = 0,
+  skip: Skip | None = None,
 ) -> dict[str, float]:
   """Loss and accuracy over a split, every example once.
 
@@ -173,6 +151,7 @@ def evaluate(
     placement: where things lie.
     batch_size: examples a step; rounded up to a multiple of the devices.
     num_workers: processes of the input pipeline.
+    skip: leave to go on without corrupt records.
 
   Returns:
     ``{'loss': ..., 'accuracy': ..., 'examples': ...}``.
@@ -186,6 +165,7 @@ def evaluate(
     process_index=jax.process_index(),
     process_count=jax.process_count(),
     num_workers=num_workers,
+    skip=skip,
   )
   # Summed on the host in float64: a fetch a batch is cheap beside the batch,
   # and float32 sums lose examples beyond 16 million.

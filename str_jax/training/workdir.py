@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import fcntl
 import json
+import os
 import pathlib
+import socket
 from collections.abc import Iterator
 from typing import Any
 
-from str_jax.training import records
-
-# A run may go on with these changed: they do not change its numbers.
-_FREE = ('data_dir', 'num_workers', 'eval_batch_size')
+from str_jax.training import distributed, fields, records
 
 
 def check(workdir: pathlib.Path, config: Any) -> None:
@@ -40,7 +42,7 @@ def check(workdir: pathlib.Path, config: Any) -> None:
     for name, ours, theirs in _differences(
       _as_json(config), records.read_json(path)
     )
-    if name not in _FREE
+    if name not in fields.FREE
   ]
   if differences:
     raise ValueError(
@@ -68,6 +70,40 @@ def claim(workdir: pathlib.Path, config: Any) -> None:
     raise ValueError(
       f'--workdir {workdir} cannot be written: {error.strerror}.'
     ) from error
+
+
+@contextlib.contextmanager
+def held(workdir: pathlib.Path) -> Iterator[None]:
+  """Keeps other runs out of a folder; its lock ends with the process.
+
+  Args:
+    workdir: the folder, made.
+
+  Raises:
+    ValueError: another process has it; the sentence says which.
+  """
+  with contextlib.ExitStack() as stack:
+    distributed.on_first(lambda: _lock(workdir / 'lock', stack))
+    yield
+
+
+def _lock(path: pathlib.Path, stack: contextlib.ExitStack) -> None:
+  file = stack.enter_context(path.open('a+'))
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as error:
+    file.seek(0)
+    raise ValueError(
+      f'{path.parent} is in use by {file.read().strip() or "another process"}: '
+      'wait for it, stop it, or choose another --workdir.'
+    ) from error
+  except OSError:  # a file system without locks: nobody can be kept out
+    return
+  now = datetime.datetime.now().isoformat(' ', 'seconds')
+  file.truncate(0)
+  file.write(f'process {os.getpid()} on {socket.gethostname()}, since {now}\n')
+  file.flush()
+  stack.callback(file.truncate, 0)  # the file stays: another may have it open
 
 
 def _short(value: Any, most: int = 60) -> str:

@@ -119,12 +119,13 @@ def test_the_weights_are_rewound(trained, assert_trees_equal):
 
 def test_stopped_in_round_1_it_goes_on(trained, tmp_path, monkeypatch, capsys):
   config, directory, summary = trained('weights')
-  put, batches = stages.Placement.put, itertools.count(1)
+  steps = itertools.count(1)
 
-  def stopping_put(placement, batch):
-    if 'weight' not in batch and next(batches) == 20 + 5:
-      os.kill(os.getpid(), signal.SIGTERM)
-    return put(placement, batch)
+  def stopping(placement, batches):
+    for batch in batches:
+      if next(steps) == 20 + 5:
+        os.kill(os.getpid(), signal.SIGTERM)
+      yield placement.put(batch)
 
   def fail(*args):
     raise RuntimeError('a cable was pulled')
@@ -132,11 +133,11 @@ def test_stopped_in_round_1_it_goes_on(trained, tmp_path, monkeypatch, capsys):
   again = tmp_path / 'again'
   with monkeypatch.context() as patch:
     patch.setattr(imp, 'masks', fail)  # the folder of round 1 is made by then
-    patch.setattr(stages.Placement, 'put', stopping_put)
+    patch.setattr(stages.Placement, 'ahead', stopping)
     with pytest.raises(RuntimeError, match='cable'):
       imp.train(config, again)
   with monkeypatch.context() as patch:
-    patch.setattr(stages.Placement, 'put', stopping_put)
+    patch.setattr(stages.Placement, 'ahead', stopping)
     with pytest.raises(SystemExit):
       imp.train(config, again)
   assert not (again / 'round-1' / 'summary.json').exists()

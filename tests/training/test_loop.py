@@ -27,15 +27,15 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 def stop_at(monkeypatch, steps, stop):
   """Calls a function while each of these steps is made, once."""
-  put, state = stages.Placement.put, {'step': None, 'left': list(steps)}
+  state = {'step': None, 'left': list(steps)}
 
-  def stopping_put(placement, batch):
-    if 'weight' not in batch:
+  def stopping(placement, batches):
+    for batch in batches:
       state['step'] += 1
       if state['left'] and state['step'] == state['left'][0]:
         state['left'].pop(0)
         stop()
-    return put(placement, batch)
+      yield placement.put(batch)
 
   train_phase = loop.Run.train_phase
 
@@ -43,7 +43,7 @@ def stop_at(monkeypatch, steps, stop):
     state['step'] = int(at.step)
     return train_phase(run, stage, at, *args)
 
-  monkeypatch.setattr(stages.Placement, 'put', stopping_put)
+  monkeypatch.setattr(stages.Placement, 'ahead', stopping)
   monkeypatch.setattr(loop.Run, 'train_phase', counting_train_phase)
   return state['left']
 
@@ -179,7 +179,7 @@ def test_what_a_run_leaves(recorded):
   left = {path.name for path in run.directory.iterdir()}
   assert left == {
     *('config.json', 'summary.json', 'metrics.jsonl', 'timing.jsonl'),
-    *('checkpoints', 'tensorboard'),
+    *('checkpoints', 'tensorboard', 'lock'),
   }
   assert list((run.directory / 'tensorboard').glob('events.*'))
   summary = run.summary

@@ -10,6 +10,7 @@ import pytest
 import str_jax
 from str_jax import data
 from str_jax.training import loop
+from str_jax.training import placement as placements
 from str_jax.training import stage as stages
 
 pytestmark = pytest.mark.usefixtures('quick')
@@ -64,17 +65,11 @@ def test_thresholds_are_those_of_the_new_weights(started, assert_trees_equal):
 def test_one_device_and_eight_give_the_same(started):
   """BatchNorm's statistics, too, are those of the whole batch."""
   run, stage, state, batches = started('dense')
-  mesh = jax.make_mesh(
-    (1,),
-    ('data',),
-    axis_types=(jax.sharding.AxisType.Auto,),
-    devices=jax.devices()[:1],
-  )
-  alone = stages.Placement(mesh)
+  alone = placements.create(devices=jax.devices()[:1])
   stage_alone = stages.create(
     run.config, run.plan, run.plan.phases[0], run.dataset, alone
   )
-  state_alone = jax.device_put(jax.device_get(state), alone.state)
+  state_alone = alone.lay(jax.device_get(state))
   for batch in batches:
     image = batch['image']
     assert len(image.sharding.device_set) == 8
