@@ -20,8 +20,11 @@ from benchmarks import processes, record
 
 STEPS = 20
 METHODS = {
-  'str': ('digits.py:str', []),
-  'st3': ('digits.py:st3', ['--config.method.end_steps=10']),
+  'str': ('digits.py:str', ['--config.method.init_value=-4']),
+  'st3': (
+    'digits.py:st3',
+    ['--config.method.start_steps=2', '--config.method.end_steps=10'],
+  ),
   'target': ('digits.py:str', ['--config.method.target=0.9']),
 }
 TOPOLOGIES = [  # processes, devices of each, fsdp

@@ -5,12 +5,14 @@ the same ones with any number of trainer processes, and start anywhere: a
 resumed run needs no saved iterator, only its step.
 """
 
+import contextlib
 import functools
+import gc
 import multiprocessing
 import os
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import cv2
@@ -23,6 +25,7 @@ from str_jax.data.dataset import Dataset
 from str_jax.data.sources import Decoded, Replaced, Skip, Weighted
 
 Batch = dict[str, np.ndarray]
+Batches = Generator[Batch, None, None]
 
 _DEATHS = 3  # of workers at one batch, after which the run ends
 
@@ -37,7 +40,7 @@ def train_batches(
   process_count: int = 1,
   num_workers: int = 0,
   skip: Skip | None = None,
-) -> Iterator[Batch]:
+) -> Batches:
   """Endless batches of the training split, shuffled anew every epoch.
 
   Args:
@@ -54,7 +57,7 @@ def train_batches(
       the place of each; None: the first is an error.
 
   Returns:
-    Iterator of {'image': uint8 or float32 [batch_size / process_count, H, W,
+    Generator of {'image': uint8 or float32 [batch_size / process_count, H, W,
     C], 'label': int32 [batch_size / process_count]}.
 
   Raises:
@@ -87,7 +90,7 @@ def eval_batches(
   process_count: int = 1,
   num_workers: int = 0,
   skip: Skip | None = None,
-) -> Iterator[Batch]:
+) -> Batches:
   """One pass over a split, every batch full, every example counted once.
 
   The last batch is filled up with examples of weight 0, so that all batches
@@ -105,7 +108,7 @@ def eval_batches(
       the first is an error.
 
   Returns:
-    Iterator of {'image', 'label'} as `train_batches` has them and 'weight':
+    Generator of {'image', 'label'} as `train_batches` has them and 'weight':
     float32 [batch_size / process_count], 1 or 0. The weights of all batches
     of all processes sum to the number of readable examples.
 
@@ -172,15 +175,15 @@ def _weigh(examples: int, index: int, record: dict[str, Any]) -> dict[str, Any]:
   return {**record, 'weight': record['weight'] * np.float32(index < examples)}
 
 
-def _iterate(stream: grain.MapDataset, num_workers: int) -> Iterator[Batch]:
+def _iterate(stream: grain.MapDataset, num_workers: int) -> Batches:
   if not num_workers:
     cv2.setNumThreads(1)
-    return iter(_prefetched(stream))
+    return _closed(iter(_prefetched(stream)))
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # Grain reads its flags to start a worker
   options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=2)
 
-  def start(batch: int) -> Iterator[Batch]:
+  def start(batch: int) -> Any:
     return iter(
       _prefetched(stream[batch:]).mp_prefetch(
         options, worker_init_fn=_start_worker
@@ -190,6 +193,12 @@ def _iterate(stream: grain.MapDataset, num_workers: int) -> Iterator[Batch]:
   return _restarted(start)
 
 
+def _closed(batches: Any) -> Batches:
+  """The batches of an iterator that is closed with this one."""
+  with contextlib.closing(batches):
+    yield from batches
+
+
 def _prefetched(stream: grain.MapDataset) -> grain.IterDataset:
   # One thread is enough to prepare while the device computes; the order of
   # the batches is the same with any number. The buffer counts batches.
@@ -197,7 +206,7 @@ def _prefetched(stream: grain.MapDataset) -> grain.IterDataset:
   return stream.to_iter_dataset(options)
 
 
-def _restarted(start: Callable[[int], Any]) -> Iterator[Batch]:
+def _restarted(start: Callable[[int], Any]) -> Batches:
   """The batches of `start(0)`; after a worker's death, of `start` from there.
 
   Args:
@@ -209,28 +218,34 @@ def _restarted(start: Callable[[int], Any]) -> Iterator[Batch]:
   Raises:
     OSError: if three workers died over the same batch.
   """
-  batches, done, deaths = start(0), 0, 0
-  while True:
-    try:
-      batch = next(batches)
-    except StopIteration:
-      return
-    except RuntimeError as error:
-      if 'Worker process was terminated' not in str(error):  # Grain's words
-        raise
-      batches.close()
-      deaths += 1
-      if deaths == _DEATHS:
-        raise OSError(
-          f'worker processes of the input pipeline died {deaths} times over '
-          'one batch, killed or out of memory: lower num_workers or free '
-          'memory; the same command goes on from the last checkpoint'
-        ) from error
-      print('note: a worker of the input pipeline died; started anew')
-      batches = start(done)
-    else:
-      done, deaths = done + 1, 0
-      yield batch
+  batches, batch, done, deaths = start(0), None, 0, 0
+  try:
+    while True:
+      try:
+        batch = next(batches)
+      except StopIteration:
+        return
+      except RuntimeError as error:
+        if 'Worker process was terminated' not in str(error):  # Grain's words
+          raise
+        deaths += 1
+        if deaths == _DEATHS:
+          raise OSError(
+            f'worker processes of the input pipeline died {deaths} times over '
+            'one batch, killed or out of memory: lower num_workers or free '
+            'memory; the same command goes on from the last checkpoint'
+          ) from error
+        print('note: a worker of the input pipeline died; started anew')
+        batches.close()
+        batches = start(done)
+      else:
+        done, deaths = done + 1, 0
+        yield batch
+  finally:
+    batches.close()
+    # What the workers sent lies in cycles, and in shared memory until these go.
+    del batch, batches
+    gc.collect()
 
 
 def _start_worker(worker_index: int, worker_count: int) -> None:

@@ -117,9 +117,9 @@ def _field_of(name: str) -> str:
 def by_optimizer(config: Any) -> dict[str, Any]:
   """Settings of the method that hang on the optimizer.
 
-  Adam's steps do not depend on the gradient's size, which is what holds
-  zeroed weights back on the way to a target: there the weights are rescaled,
-  see docs/targets.md.
+  Adam divides a weight's gradient by its usual size, so zeroed weights, which
+  get a share of it, would move nearly as the others do; other defaults do
+  better there, see docs/targets.md.
 
   Args:
     config: a config.
@@ -129,7 +129,7 @@ def by_optimizer(config: Any) -> dict[str, Any]:
   """
   adam = config.optimizer.name in ('adam', 'adamw')
   if adam and config.method.name == 'str' and asked(config.method) is not None:
-    return {'rescale': True}
+    return {'rescale': True, 'gradient_scale': 0.1}
   return {}
 
 

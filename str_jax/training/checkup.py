@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -86,16 +87,16 @@ def pulls(run: Any, stage: Stage, state: State) -> dict[str, float]:
     seed=run.config.seed,
   )
   gradient = jax.jit(jax.grad(lambda *x: loss(*x)[0]))
-  batches = run.batches()
   sums = dict.fromkeys(learned, 0.0)
-  for _ in range(_BATCHES):
-    batch = run.placement.put(next(batches))
-    g = gradient(params, state.variables, batch, state.step)
-    for path in learned:
-      leaf = g
-      for name in (*path, THRESHOLD):
-        leaf = leaf[name]
-      sums[path] += float(leaf.sum()) / _BATCHES
+  with contextlib.closing(run.batches()) as batches:
+    for _ in range(_BATCHES):
+      batch = run.placement.put(next(batches))
+      g = gradient(params, state.variables, batch, state.step)
+      for path in learned:
+        leaf = g
+        for name in (*path, THRESHOLD):
+          leaf = leaf[name]
+        sums[path] += float(leaf.sum()) / _BATCHES
   return {'/'.join(path): value for path, value in sums.items()}
 
 

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -164,6 +164,9 @@ class Run:
       step = int(state.step)
       print(f'goes on from step {step} of {self.plan.total_steps}', flush=True)
       return stage_of(step), state
+    if self.placement.fsdp > 1:
+      part, whole = self.placement.share(self._first.target)
+      print(f'a device holds {part:,} of the {whole:,} bytes of the state')
     warning = forecast.warning(self.config, self.plan)
     if warning is not None:
       print(f'warning: {warning}', flush=True)
@@ -219,7 +222,7 @@ class Run:
       batch_size=self.config.batch_size,
     )
 
-  def batches(self, start_step: int = 0) -> Iterator[Any]:
+  def batches(self, start_step: int = 0) -> Generator[Any, None, None]:
     """This process's share of the training batches, from a step on."""
     return data.train_batches(
       self.dataset,
@@ -236,37 +239,50 @@ class Run:
     self, stage: Stage, state: State, log: Log | Silent, interrupt: Interrupt
   ) -> State:
     """Trains to the end of a stage's phase."""
-    config, plan = self.config, self.plan
     start = int(state.step)
-    batches = self.placement.ahead(self.batches(start))
     last = stage.phase.stop
-    for step in range(start + 1, last + 1):
-      state = stage.train_step(state, next(batches))
-      self.placement.settle(state)
-      if step == start + 1:
-        cpu.release_memory()
-      if step % config.log_every_steps == 0 or step == last:
-        state = self.log_train(stage, state, log)
-      evaluates = step % plan.eval_every == 0 or step == last
-      if evaluates:
-        self.check_finite(state)
-        if step == plan.total_steps and config.get('norm_batches'):
-          state = norms.renewed(self, stage, state, config.norm_batches)
-        self.checkpoints.save(state, self.log_validation(stage, state, log))
-      stopped_by = interrupt.at(step)
-      if not evaluates and (
-        step % plan.checkpoint_every == 0
-        or step == plan.kept_step
-        or stopped_by
-      ):
-        self.check_finite(state)
-        self.checkpoints.save(state)
-      if stopped_by:
-        log.say(
-          f'stopped by {stopped_by} at step {step}; the same command goes on '
-          'from here.'
-        )
-        raise SystemExit(0)
+    with contextlib.closing(
+      self.placement.ahead(self.batches(start))
+    ) as batches:
+      for step in range(start + 1, last + 1):
+        state = stage.train_step(state, next(batches))
+        self.placement.settle(state)
+        if step == start + 1:
+          cpu.release_memory()
+        state = self.after_step(stage, state, log, interrupt, step)
+    return state
+
+  def after_step(
+    self,
+    stage: Stage,
+    state: State,
+    log: Log | Silent,
+    interrupt: Interrupt,
+    step: int,
+  ) -> State:
+    """Logs, evaluates and saves where a step calls for it, or ends the run."""
+    config, plan = self.config, self.plan
+    last = step == stage.phase.stop
+    if step % config.log_every_steps == 0 or last:
+      state = self.log_train(stage, state, log)
+    evaluates = step % plan.eval_every == 0 or last
+    if evaluates:
+      self.check_finite(state)
+      if step == plan.total_steps and config.get('norm_batches'):
+        state = norms.renewed(self, stage, state, config.norm_batches)
+      self.checkpoints.save(state, self.log_validation(stage, state, log))
+    stopped_by = interrupt.at(step)
+    if not evaluates and (
+      step % plan.checkpoint_every == 0 or step == plan.kept_step or stopped_by
+    ):
+      self.check_finite(state)
+      self.checkpoints.save(state)
+    if stopped_by:
+      log.say(
+        f'stopped by {stopped_by} at step {step}; the same command goes on '
+        'from here.'
+      )
+      raise SystemExit(0)
     return state
 
   def log_train(self, stage: Stage, state: State, log: Log | Silent) -> State:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 from collections.abc import Mapping
@@ -56,13 +57,13 @@ def reestimate(
     return dict(variables)
   run.check_batch()
   statistics_of = _batch_statistics(run, stage)
-  stream = run.batches()
   sums: _Flat = {}
-  for number in range(batches):
-    batch = run.placement.put(next(stream))
-    new = _flat(jax.device_get(statistics_of(variables, batch, number)))
-    for path, value in _moments(new).items():
-      sums[path] = sums.get(path, 0.0) + value / batches
+  with contextlib.closing(run.batches()) as stream:
+    for number in range(batches):
+      batch = run.placement.put(next(stream))
+      new = _flat(jax.device_get(statistics_of(variables, batch, number)))
+      for path, value in _moments(new).items():
+        sums[path] = sums.get(path, 0.0) + value / batches
   statistics = traverse_util.unflatten_dict(_variances(sums))
   return dict(variables) | {STATISTICS: run.placement.lay(statistics)}
 

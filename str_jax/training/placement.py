@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import jax
@@ -61,6 +62,26 @@ class Placement:
       lambda path, leaf: self._sharding(path_names(path), leaf.shape), tree
     )
 
+  def share(self, tree: Any) -> tuple[int, int]:
+    """What a device holds of a tree, and the whole of it, in bytes.
+
+    Raises:
+      ValueError: nothing of it can be split as asked for.
+    """
+    leaves = jax.tree.leaves(tree)
+    split = [
+      not sharding.is_fully_replicated
+      for sharding in jax.tree.leaves(self.shardings(tree))
+    ]
+    if self.fsdp > 1 and not any(split):
+      raise ValueError(
+        f'fsdp={self.fsdp} divides no axis of any weight of this network: '
+        'choose a number that does, such as 2, or leave it out.'
+      )
+    sizes = [leaf.size * leaf.dtype.itemsize for leaf in leaves]
+    parts = [n // self.fsdp if s else n for n, s in zip(sizes, split)]
+    return sum(parts), sum(sizes)
+
   def lay(self, tree: Any) -> Any:
     """Arrays of the host, alike on every process, where they are to lie."""
     # Fetched first: JAX 0.10 cannot spread an array of one device over several
@@ -86,24 +107,27 @@ class Placement:
       for name, value in batch.items()
     }
 
-  def ahead(self, batches: Iterator[Batch]) -> Iterator[dict[str, jax.Array]]:
+  def ahead(
+    self, batches: Generator[Batch, None, None]
+  ) -> Generator[dict[str, jax.Array], None, None]:
     """Batches on the devices, the next ones sent while one is used.
 
     Not on a CPU, whose devices' memory is the host's own.
 
     Args:
-      batches: this process's shares; endless or not.
+      batches: this process's shares, endless or not; closed with the others.
 
     Yields:
       The global batches, in their order.
     """
     waiting: collections.deque[dict[str, jax.Array]] = collections.deque()
     ahead = 0 if self._on_cpu else _AHEAD
-    for batch in batches:
-      waiting.append(self.put(batch))
-      if len(waiting) > ahead:
-        yield waiting.popleft()
-    yield from waiting
+    with contextlib.closing(batches):
+      for batch in batches:
+        waiting.append(self.put(batch))
+        if len(waiting) > ahead:
+          yield waiting.popleft()
+      yield from waiting
 
   def settle(self, state: Any) -> None:
     """Waits for a step on several CPU devices, and nowhere else.

@@ -85,6 +85,7 @@ def create(
     return dataclasses.replace(state, variables=variables)
 
   abstract = jax.eval_shape(init, config.seed)
+  placement.share(abstract)  # whether it can be split
   here = placement.shardings(abstract)
   target = jax.tree.map(
     lambda x, sharding: jax.ShapeDtypeStruct(

@@ -129,15 +129,17 @@ def test_a_run_lands_on_its_target(
     assert min(row['nonzero'] for row in summary['layers']) >= 3
 
 
-def test_adam_rescales_on_the_way_to_a_target(with_method):
+def test_adam_has_other_defaults_on_the_way_to_a_target(with_method):
   config = with_method('str', target=0.5)
-  rescales = lambda: build.scheduled(config, 19, 20, None).rescale
-  assert not rescales()
+  method = lambda: build.scheduled(config, 19, 20, None)
+  settings = lambda m: (m.rescale, m.gradient_scale)
+  assert settings(method()) == (False, None)
   config.optimizer.name = 'adamw'
-  assert rescales()
-  assert build.method(config.method, **build.by_optimizer(config)).rescale
+  assert settings(method()) == (True, 0.1)
+  again = build.method(config.method, **build.by_optimizer(config))
+  assert settings(again) == (True, 0.1)
   config.method.rescale = False
-  assert not rescales()
+  assert settings(method()) == (False, 0.1)
   config.method.target = None
   assert build.by_optimizer(config) == {}
 

@@ -62,6 +62,24 @@ def test_devices_that_cannot_be_divided_are_an_error(fsdp):
     placement.create(fsdp)
 
 
+def test_a_split_that_divides_no_weight_is_an_error(make_config, tmp_path):
+  config = make_config('str')
+  config.model.widths = (3, 5)
+  config.fsdp = 8
+  with pytest.raises(ValueError, match='fsdp=8 divides no axis of any weight'):
+    loop.Run(config, tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
+
+
+def test_what_a_device_holds():
+  tree = {
+    'kernel': jax.ShapeDtypeStruct((3, 8), jnp.float32),
+    'bias': jax.ShapeDtypeStruct((8,), jnp.bfloat16),
+  }
+  assert placement.create(4).share(tree) == (24 + 16, 96 + 16)
+  assert placement.create().share(tree) == (96 + 16, 96 + 16)
+
+
 @pytest.mark.parametrize('method', COMPARED)
 def test_split_or_not_the_numbers_are_the_same(method, make_config, tmp_path):
   found = {}

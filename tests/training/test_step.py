@@ -1,15 +1,20 @@
 """One update, against the formulas."""
 
+import dataclasses
 import types
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import METHODS
 from flax import linen as nn
 
 import str_jax
+from str_jax import models
+from str_jax.training import placement as placements
 from str_jax.training import plan as plans
 from str_jax.training import state as states
 from str_jax.training import step as steps
@@ -226,3 +231,41 @@ def test_the_frozen_phase_begins_with_its_own_rate(batches, make_config):
       move[zero] = 0
       assert (w[zero] == 0).all()
     np.testing.assert_allclose(w, before[path] - 0.05 * move, rtol=1e-4)
+
+
+@pytest.mark.parametrize('fsdp', [1, 4])
+@pytest.mark.parametrize('name', ['dense', *METHODS])
+def test_every_methods_step_is_lowered_for_accelerators(name, fsdp):
+  """On several devices, their weights split or not: seen on a CPU."""
+  method = METHODS.get(name)
+  model = models.create('convnet', num_classes=8, method=method, widths=(4, 8))
+  tx = optax.sgd(0.1, momentum=0.9)
+  placement = placements.create(fsdp)
+
+  def init(seed):
+    state = states.create(model, tx, (8, 8, 1), seed)
+    variables = str_jax.update_thresholds(method, state.variables, 0)
+    return dataclasses.replace(state, variables=variables)
+
+  abstract = jax.eval_shape(init, 0)
+  here = placement.shardings(abstract)
+  step = jax.jit(
+    steps.make_train_step(
+      model,
+      method,
+      tx,
+      DATASET,
+      label_smoothing=0.1,
+      seed=0,
+      whole=placement.whole,
+    ),
+    in_shardings=(here, placement.batch),
+    out_shardings=here,
+  )
+  batch = {
+    'image': jax.ShapeDtypeStruct((16, 8, 8, 1), jnp.uint8),
+    'label': jax.ShapeDtypeStruct((16,), jnp.int32),
+  }
+  exported = jax.export.export(step, platforms=['cuda', 'tpu'])(abstract, batch)
+  assert exported.platforms == ('cuda', 'tpu') and exported.nr_devices == 8
+  assert 'sort' not in exported.mlir_module()
