@@ -68,18 +68,11 @@ def run(args: argparse.Namespace) -> None:
 
 def _before(spec: str, overrides: list[str]) -> None:
   """Prints the forecast for a config."""
-  from str_jax import data
-  from str_jax.training import build, flags, forecast
+  from str_jax.training import build, flags, forecast, setup
   from str_jax.training import plan as plans
 
   config, _ = flags.load_config(spec, overrides)
-  dataset = data.load(
-    config.dataset,
-    data_dir=config.data_dir,
-    image_size=config.image_size,
-    validation=config.validation,
-    augment=config.augment,
-  )
+  dataset = setup.dataset(config)
   plan = plans.create(
     config,
     dataset.size('train'),

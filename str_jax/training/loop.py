@@ -6,14 +6,12 @@ import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from str_jax import data
-from str_jax.data.sources import Skip
 from str_jax.paths import kernels
 from str_jax.training import (
   build,
@@ -26,13 +24,11 @@ from str_jax.training import (
   norms,
   workdir,
 )
-from str_jax.training import placement as placements
 from str_jax.training import plan as plans
-from str_jax.training import stage as stages
 from str_jax.training import state as states
-from str_jax.training.checkpoint import Checkpoints
 from str_jax.training.interrupt import Interrupt
 from str_jax.training.metrics import Log, Silent
+from str_jax.training.setup import Setup
 from str_jax.training.stage import Stage
 from str_jax.training.state import State
 
@@ -65,54 +61,8 @@ def train(
   return Run(config, directory).complete(command)
 
 
-class Run:
-  """What stays the same throughout a run.
-
-  Args:
-    config: a config.
-    directory: its folder, made and claimed here once the config is checked.
-  """
-
-  def __init__(self, config: Any, directory: pathlib.Path) -> None:
-    if config.get('imp', {}).get('rounds'):
-      raise ValueError(
-        f'{directory} is to hold a run, but imp.rounds={config.imp.rounds} '
-        'makes a loop of runs: train it with main.py, and name the folder of '
-        f'a round, as {directory / "round-0"}, to look at one.'
-      )
-    self.config = config
-    self.directory = directory
-    self.dataset = data.load(
-      config.dataset,
-      data_dir=config.data_dir,
-      image_size=config.image_size,
-      validation=config.validation,
-      augment=config.augment,
-    )
-    self.inputs = build.Inputs(
-      self.dataset.image_shape, self.dataset.num_classes
-    )
-    self.plan = plans.create(
-      config,
-      self.dataset.size('train'),
-      self.inputs,
-    )
-    new = not (directory / 'config.json').exists()
-    if new:  # nothing but training asks for it
-      self.check_batch()
-    self.placement = placements.create(config.get('fsdp') or 1)
-    self._first = self.stage(self.plan.phases[0])  # checks the other fields
-    if config.init_from and new:
-      init_from.check(pathlib.Path(config.init_from), config.model.name)
-    distributed.on_first(lambda: workdir.claim(directory, config))
-    self.skip = (
-      Skip(config.skip_corrupt, str(directory / 'corrupt.jsonl'))
-      if config.get('skip_corrupt')
-      else None
-    )
-    self.checkpoints = Checkpoints(
-      directory / 'checkpoints', keep=self.plan.kept_step
-    )
+class Run(Setup):
+  """A run that trains: see :class:`Setup` for what it is made of."""
 
   def complete(
     self, command: str, initial: Initial | None = None
@@ -143,15 +93,9 @@ class Run:
           state = self.train_phase(stage, state, log, interrupt)
       return finish.finish(self, stage, state, log, command)
 
-  def stage(self, phase: plans.Phase) -> Stage:
-    """A phase made ready."""
-    return stages.create(
-      self.config, self.plan, phase, self.dataset, self.placement
-    )
-
   def start(self, initial: Initial | None = None) -> tuple[Stage, State]:
     """The newest checkpoint's stage and state, or the initial ones."""
-    ready = {0: self._first}
+    ready = {0: self.first_stage}
 
     def stage_of(step: int) -> Stage:
       index = self.plan.phase_of(step)
@@ -165,14 +109,14 @@ class Run:
       print(f'goes on from step {step} of {self.plan.total_steps}', flush=True)
       return stage_of(step), state
     if self.placement.fsdp > 1:
-      part, whole = self.placement.share(self._first.target)
+      part, whole = self.placement.share(self.first_stage.target)
       print(f'a device holds {part:,} of the {whole:,} bytes of the state')
     warning = forecast.warning(self.config, self.plan)
     if warning is not None:
       print(f'warning: {warning}', flush=True)
-    state = (initial or Run.first_state)(self, self._first)
+    state = (initial or Run.first_state)(self, self.first_stage)
     self.checkpoints.save(state)
-    return self._first, state
+    return self.first_stage, state
 
   def first_state(self, stage: Stage) -> State:
     """Random weights, or those of init_from."""
@@ -186,19 +130,6 @@ class Run:
       stage.method,
     )
     return self.state_of(variables, stage, step=0)
-
-  def state_of(self, variables: Any, stage: Stage, step: int) -> State:
-    """A state with a fresh optimizer around given variables, placed."""
-    state = jax.jit(
-      lambda variables: states.from_variables(variables, stage.tx, step),
-      out_shardings=self.placement.shardings(stage.target),
-    )
-    return state(self.placement.lay(variables))
-
-  def restore(self, step: int) -> tuple[Stage, State]:
-    """The stage and the state of a checkpoint."""
-    stage = self.stage(self.plan.phases[self.plan.phase_of(step)])
-    return stage, self.checkpoints.restore(step, stage.target)
 
   def freeze(
     self, stage: Stage, state: State, phase: plans.Phase
@@ -220,19 +151,6 @@ class Run:
       start_step=start_step,
       total_steps=self.plan.total_steps,
       batch_size=self.config.batch_size,
-    )
-
-  def batches(self, start_step: int = 0) -> Generator[Any, None, None]:
-    """This process's share of the training batches, from a step on."""
-    return data.train_batches(
-      self.dataset,
-      self.config.batch_size,
-      seed=self.config.seed,
-      start_step=start_step,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-      num_workers=self.config.num_workers,
-      skip=self.skip,
     )
 
   def train_phase(
@@ -331,34 +249,6 @@ class Run:
     )
     settled = step >= self.plan.settled_step
     return result['accuracy'] if settled else checkpoint.UNRANKED
-
-  def evaluate(
-    self, stage: Stage, variables: Any, split: str
-  ) -> dict[str, float]:
-    """Loss and accuracy over a split."""
-    return stages.evaluate(
-      stage,
-      variables,
-      self.dataset,
-      split,
-      self.placement,
-      batch_size=self.config.eval_batch_size,
-      num_workers=self.config.num_workers,
-      skip=self.skip,
-    )
-
-  def check_batch(self) -> None:
-    """Every device is to get an equal share of a training batch."""
-    devices, parts = (
-      jax.device_count(),
-      self.config.get('accumulate_steps') or 1,
-    )
-    if self.config.batch_size % (devices * parts):
-      times = '' if parts == 1 else f' times accumulate_steps={parts}'
-      raise ValueError(
-        f'batch_size must be a multiple of the {devices} devices{times}, got '
-        f'{self.config.batch_size}.'
-      )
 
   def check_finite(self, state: State) -> None:
     """Stops the run if it left the finite numbers: that is never saved."""
