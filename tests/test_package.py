@@ -228,9 +228,20 @@ def blocks(document, language):
 
 
 def commands(document):
-  for line in ''.join(blocks(document, 'bash')).splitlines():
-    for command in line.split('&&'):
-      yield shlex.split(command, comments=True)
+  yield from commands_in(''.join(blocks(document, 'bash')))
+
+
+def commands_in(text):
+  """All of a script, also those that a cluster's own commands carry."""
+  for line in text.splitlines():
+    words = shlex.shlex(line, posix=True, punctuation_chars='&')
+    words.whitespace_split = True
+    for is_and, command in itertools.groupby(words, lambda w: set(w) == {'&'}):
+      command = list(command)
+      if command[0] in ('gcloud', 'sbatch'):
+        yield from commands_in(command[-1].partition('=')[2])
+      elif not is_and:
+        yield command[command[0] == 'srun' :]
 
 
 def test_the_python_of_the_readme_runs(capsys):
@@ -261,12 +272,20 @@ def test_the_method_in_contributing_keeps_the_laws(assert_trees_equal):
   )
 
 
+MAIN_FLAGS = {
+  *('--config', '--workdir'),
+  *('--coordinator', '--num_processes', '--process_index'),
+}
+
+
 @pytest.mark.parametrize('document', ['README.md', 'CONTRIBUTING.md'])
 def test_commands_name_what_exists(document, setup_arguments):
   for command in commands(document):
     match command:
       case ['python', 'main.py', *args]:
-        spec, *overrides = [a for a in args if not a.startswith('--workdir=')]
+        spec, *overrides = [a for a in args if a.startswith('--config')]
+        others = {a.partition('=')[0] for a in args if a not in overrides}
+        assert others <= MAIN_FLAGS
         flags.load_config(spec.removeprefix('--config='), overrides)
       case ['python', '-m', 'str_jax', *args]:
         command_line.parse(args)
@@ -275,6 +294,8 @@ def test_commands_name_what_exists(document, setup_arguments):
       case ['pip', 'install', '-e', target]:
         extras = target.removeprefix('.[').removesuffix(']').split(',')
         assert {*extras} <= {*setup_arguments['extras_require']}
+      case ['export' | 'cd', _, *_]:
+        pass
       case ['python', '-m', 'pytest'] | ['mypy'] | ['ruff' | 'pre-commit', *_]:
         pass
       case [_, *_]:
