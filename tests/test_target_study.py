@@ -36,7 +36,8 @@ def test_a_row_is_trained_once_and_told_of(tmp_path, capsys, monkeypatch):
   before = jax.config.values['jax_disable_most_optimizations']
   jax.config.update('jax_disable_most_optimizations', True)
   arguments = ['digits', '--rows=default', '--targets=0.9', '--steps=3']
-  arguments += [f'--out={tmp_path}', f'--runs={tmp_path}', '--seeds=0,1']
+  arguments += [f'--out={tmp_path}', f'--runs={tmp_path}', '--together']
+  arguments += ['--seeds=0,1']
   monkeypatch.setitem(rows.DATA['digits'].fields, 'schedule.warmup_steps', 1)
   try:
     study.main(arguments)

@@ -48,6 +48,17 @@ DATA = {
       'optimizer.clip_norm': 3.0,
     },
   ),
+  'cifar10_all': Data(
+    'cifar10.py:dense',
+    '0.9,0.95,0.98',
+    '7000',
+    {
+      'validation': 5_000,
+      'schedule.warmup_steps': 350,
+      'schedule.warmup_epochs': None,
+      'optimizer.clip_norm': 3.0,
+    },
+  ),
 }
 
 # Everything said, so that a row stays what it is when a default changes.

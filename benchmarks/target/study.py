@@ -9,7 +9,12 @@ images on the device (benchmarks/seeds.py). What is chosen is chosen on
 validation images and seeds below 5. Test images are looked at with --test
 only, which wants other seeds.
 
-After --minutes the command ends, and the same command goes on from there.
+After --minutes the command ends, and the same command goes on from there. On an
+accelerator, --together trains all seeds of a row side by side, which is how
+the data cifar10_all (ResNet-20, all images) is meant:
+
+  python -m benchmarks.target.study cifar10_all --rows=default,st3 --together
+
 Results stand in benchmarks/target/<data>.json; tables.py makes the tables.
 """
 
@@ -39,59 +44,60 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument('--minutes', type=float, default=9.0)
   parser.add_argument('--out', type=pathlib.Path, default=HERE)
   parser.add_argument('--runs', type=pathlib.Path, default='runs/target')
-  args, overrides = parser.parse_known_args(arguments)
-  deadline = time.perf_counter() + 60 * args.minutes
+  parser.add_argument(
+    '--together',
+    action='store_true',
+    help='all seeds of a row side by side: for an accelerator',
+  )
+  args, args.overrides = parser.parse_known_args(arguments)
+  args.deadline = time.perf_counter() + 60 * args.minutes
   data = table.DATA[args.data]
-  seeds = [int(x) for x in args.seeds.split(',')]
-  if args.test and min(seeds) < CHOICE:
+  args.seeds = [int(x) for x in args.seeds.split(',')]
+  if args.test and min(args.seeds) < CHOICE:
     parser.error(f'--test wants seeds from {CHOICE} on: the others chose.')
   targets = [float(x) for x in (args.targets or data.targets).split(',')]
   lengths = [int(x) for x in (args.steps or data.steps).split(',')]
-  path = args.out / f'{args.data}.json'
   for steps in lengths:
     for target in targets:
       for row in args.rows.split(','):
-        if not train(
-          data, row, target, steps, seeds, overrides, args, path, deadline
-        ):
+        if not train(args, row, target, steps):
           print('stopped for time; the same command goes on.')
           return
   print('all rows are there.')
 
 
 def train(
-  data: table.Data,
-  row: str,
-  target: float,
-  steps: int,
-  seeds: list[int],
-  overrides: list[str],
-  args: argparse.Namespace,
-  path: pathlib.Path,
-  deadline: float,
+  args: argparse.Namespace, row: str, target: float, steps: int
 ) -> bool:
   """Trains the seeds of a row that are missing; False when time is up."""
   what = {'row': row, 'target': target, 'steps': steps}
-  what['changes'] = ' '.join(overrides)
-  missing = [s for s in seeds if not _done(path, what | {'seed': s}, args.test)]
-  if not missing:
-    return True
+  what['changes'] = ' '.join(args.overrides)
+  path = args.out / f'{args.data}.json'
+  missing = [
+    s for s in args.seeds if not _done(path, what | {'seed': s}, args.test)
+  ]
+  groups = [[s] for s in missing]
+  if args.together and missing:
+    groups = [missing]
   name = f'{args.data}-{row}-{target:g}-{steps}'
   training = None
-  for seed in missing:
-    if time.perf_counter() > deadline:
+  for seeds in groups:
+    if time.perf_counter() > args.deadline:
       return False
-    file = args.runs / f'{name}-{seed}.npz'
+    file = args.runs / f'{name}-{"-".join(map(str, seeds))}.npz'
     training = (
-      make(data, row, target, steps, overrides, [seed], file)
+      make(args, row, target, steps, seeds, file)
       if training is None
-      else training.of([seed], file)
+      else training.of(seeds, file)
     )
     try:
-      results = training.run(deadline)
+      results = training.run(args.deadline)
     except FloatingPointError as error:  # a result too
       print(error)
-      results = [{'seed': seed, 'diverged': True}]
+      if len(seeds) > 1:  # of which one?
+        groups += [[seed] for seed in seeds]
+        continue
+      results = [{'seed': seeds[0], 'diverged': True}]
     if results is None:
       return False
     common = what | {'model': training.config.model.name}
@@ -105,7 +111,7 @@ def train(
     record.add(path, found, KEY)
     for r in found:
       print(
-        f'{name} seed {seed}: validation {r.get("validation", 0):.2%}, '
+        f'{name} seed {r["seed"]}: validation {r.get("validation", 0):.2%}, '
         f'loss {r.get("validation_loss", 0):.4f}, zeros '
         f'{r.get("sparsity", 0):.2%}, {r.get("seconds", 0)} s',
         flush=True,
@@ -114,11 +120,10 @@ def train(
 
 
 def make(
-  data: table.Data,
+  args: argparse.Namespace,
   row: str,
   target: float,
   steps: int,
-  overrides: list[str],
   seeds: list[int],
   path: pathlib.Path,
 ) -> Any:
@@ -127,8 +132,9 @@ def make(
   from str_jax.training import compilation_cache, flags
 
   compilation_cache.enable()
+  data = table.DATA[args.data]
   spec = str(record.ROOT / 'configs' / data.config)
-  config, _ = flags.load_config(spec, overrides)
+  config, _ = flags.load_config(spec, args.overrides)
   config.update_from_flattened_dict(
     {'total_steps': steps, 'total_epochs': None}
     | data.fields
