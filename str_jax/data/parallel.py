@@ -56,6 +56,22 @@ def run(
       pool.shutdown(cancel_futures=True)
 
 
+def die_with_parent() -> None:
+  """Ends this worker when its parent ends, however that does.
+
+  After a kill -9 of the parent it would wait for ever, for work or for room
+  in a queue.
+  """
+  parent = multiprocessing.parent_process()
+  assert parent is not None, 'runs in a worker only'
+
+  def watch() -> None:
+    parent.join()
+    os._exit(1)
+
+  threading.Thread(target=watch, daemon=True).start()
+
+
 @contextlib.contextmanager
 def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
   """A bar on the terminal; gives the function that moves it on."""
@@ -72,12 +88,4 @@ def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def _start() -> None:
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
-  threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-  # After a kill -9 of the parent a worker would wait for work for ever.
-  parent = multiprocessing.parent_process()
-  assert parent is not None, 'runs in a worker only'
-  parent.join()
-  os._exit(1)
+  die_with_parent()

@@ -8,9 +8,6 @@ resumed run needs no saved iterator, only its step.
 import contextlib
 import functools
 import gc
-import multiprocessing
-import os
-import threading
 import zlib
 from collections.abc import Callable, Generator
 from typing import Any
@@ -20,6 +17,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from str_jax.data import parallel
 from str_jax.data.augment import Transforms
 from str_jax.data.dataset import Dataset
 from str_jax.data.sources import Decoded, Replaced, Skip, Weighted
@@ -251,12 +249,4 @@ def _restarted(start: Callable[[int], Any]) -> Batches:
 def _start_worker(worker_index: int, worker_count: int) -> None:
   del worker_index, worker_count
   cv2.setNumThreads(1)
-  threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-  # A worker of a killed trainer would wait for ever on a full queue.
-  parent = multiprocessing.parent_process()
-  assert parent is not None, 'runs in a worker only'
-  parent.join()
-  os._exit(1)
+  parallel.die_with_parent()
