@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import pathlib
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -14,6 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from str_jax.training import distributed, integrity
+from str_jax.training.console import one_line
 from str_jax.training.state import State
 
 _POLICY = ocp.checkpoint_managers
@@ -72,16 +75,21 @@ class Checkpoints:
     Args:
       state: what to save.
       accuracy: on validation; UNRANKED before the network is settled.
+
+    Raises:
+      OSError: this one, or the one before in the background, failed.
     """
     step = int(state.step)
     if step in self._manager.all_steps():
       return
-    self._manager.save(
-      step,
-      args=ocp.args.StandardSave(state),
-      metrics=integrity.describe(state, accuracy),
-      force=True,
-    )
+    metrics = integrity.describe(state, accuracy)
+    with self._saving():
+      self._manager.save(
+        step,
+        args=ocp.args.StandardSave(state),
+        metrics=metrics,
+        force=True,
+      )
     if distributed.is_first():
       for folder in (self._directory / _DELETED).glob('*'):  # by earlier saves
         shutil.rmtree(folder, ignore_errors=True)
@@ -184,7 +192,8 @@ class Checkpoints:
     """Waits for the saves in the background, and raises what they raised."""
     self._wait()
     if '_manager' in vars(self):
-      self._manager.close()
+      with self._saving():
+        self._manager.close()
       shutil.rmtree(self._directory / _DELETED, ignore_errors=True)
 
   def _tidy(self) -> None:
@@ -200,7 +209,20 @@ class Checkpoints:
 
   def _wait(self) -> None:
     if '_manager' in vars(self):
-      self._manager.wait_until_finished()
+      with self._saving():
+        self._manager.wait_until_finished()
+
+  @contextlib.contextmanager
+  def _saving(self) -> Iterator[None]:
+    """Turns what the storage raises when it cannot write into a sentence."""
+    try:
+      yield
+    except (ValueError, OSError) as error:
+      raise OSError(
+        f'a checkpoint could not be saved in {self._directory} '
+        f'({_reason(error)}): free space or mend the folder; the same command '
+        'goes on from the last one that is whole.'
+      ) from error
 
   @property
   def _unreadable(self) -> pathlib.Path:
@@ -257,6 +279,16 @@ def read_variables(
     )
     integrity.verify(state, metrics)
   return state['variables']
+
+
+def _reason(error: Exception) -> str:
+  """The system's words, also where they stand in a longer message."""
+  number = re.search(r"os_error_code='(\d+)'", str(error))
+  if number:
+    return os.strerror(int(number[1]))
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
+  return one_line(error)[:200]
 
 
 def _steps(directory: pathlib.Path) -> list[int]:

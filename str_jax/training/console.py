@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import inspect
 import io
+import logging
 import os
 import signal
 import sys
@@ -36,6 +38,26 @@ def wide() -> rich.console.Console:
   console = rich.console.Console()
   # A pipe has no width of its own: wide enough then for every column.
   return console if console.is_terminal else rich.console.Console(width=120)
+
+
+def hush_libraries() -> None:
+  """Keeps back the tracebacks of errors that are raised as well.
+
+  Orbax logs what a save in the background raises, and reads many arrays at
+  once, of which the first that fails is raised; TensorStore prints that nobody
+  waits for it any more.
+  """
+  if os.environ.get('STR_JAX_TRACEBACK'):
+    return
+  logging.getLogger('absl').addFilter(lambda record: not record.exc_info)
+  before = sys.unraisablehook
+
+  def hook(unraisable: Any) -> None:
+    late = str(unraisable.exc_value) == 'Event loop is closed'
+    if not late and not inspect.iscoroutine(unraisable.object):
+      before(unraisable)
+
+  sys.unraisablehook = hook
 
 
 @contextlib.contextmanager

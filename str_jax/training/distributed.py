@@ -6,6 +6,7 @@ import contextlib
 import glob
 import importlib.util
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,10 @@ from str_jax.training.console import one_line
 
 _LONGEST = 2000  # bytes of a sentence that goes to all processes
 _TIMEOUT_SECONDS = 300  # for the others to appear
+# How errors of communication begin, on a CPU, a GPU or a TPU.
+_LOST = re.compile(
+  '(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|CANCELLED|DEADLINE_EXCEEDED): '
+)
 
 
 def start(
@@ -136,6 +141,25 @@ def all_agree(yes: bool) -> bool:
 
 
 @contextlib.contextmanager
+def losing() -> Iterator[None]:
+  """Says what to do where the others of a run are gone.
+
+  Raises:
+    OSError: in the place of what the network's library raises.
+  """
+  try:
+    yield
+  except (ValueError, jax.errors.JaxRuntimeError) as error:
+    if jax.process_count() == 1 or not _LOST.match(str(error)):
+      raise
+    raise OSError(
+      f'process {jax.process_index()} of {jax.process_count()} could not go '
+      f'on ({one_line(error)[:200]}): most likely another one has died. Start '
+      'all of them again: the run goes on from its last checkpoint.'
+    ) from error
+
+
+@contextlib.contextmanager
 def leaving() -> Iterator[None]:
   """Ends a process that fails at once, not after waiting for the others.
 
@@ -148,15 +172,7 @@ def leaving() -> Iterator[None]:
     code = error.code if isinstance(error, SystemExit) else 1
     if not jax.distributed.is_initialized() or not code:
       raise
-    if isinstance(error, jax.errors.JaxRuntimeError):
-      print(
-        f'error: process {jax.process_index()} of {jax.process_count()} could '
-        f'not go on ({one_line(error)[:200]}): most likely another one has '
-        'died. Start all of them again: the run goes on from its last '
-        'checkpoint.',
-        file=sys.stderr,
-      )
-    elif not isinstance(error, SystemExit):  # which has said why
+    if not isinstance(error, SystemExit):  # which has said why
       traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -20,7 +20,12 @@ from absl import flags, logging
 from ml_collections import ConfigDict, FieldReference
 
 from str_jax.training import fields
-from str_jax.training.console import fail, one_line, user_errors
+from str_jax.training.console import (
+  fail,
+  hush_libraries,
+  one_line,
+  user_errors,
+)
 
 _FROM_THE_FILE = ('name', 'variant')  # fields that the command line leaves
 
@@ -89,6 +94,7 @@ def run(
     processes: coordinator, number of processes and index of this one.
   """
   logging.set_verbosity(logging.WARNING)  # Orbax tells of every file
+  hush_libraries()
   with contextlib.ExitStack() as leaving, user_errors():
     config, changes = load_config(spec, overrides)
     # Now only: slow to import.
@@ -109,7 +115,8 @@ def run(
     in_rounds = any(value is not None for value in config.imp.values())
     train = imp.train if in_rounds else loop.train
     directory = pathlib.Path(workdir or default_workdir(config, changes))
-    train(config, directory, shlex.join(['python', *sys.argv]))
+    with distributed.losing():
+      train(config, directory, shlex.join(['python', *sys.argv]))
 
 
 def load_config(

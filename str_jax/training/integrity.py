@@ -85,7 +85,8 @@ def reading(folder: pathlib.Path) -> Iterator[None]:
   except (MemoryError, jax.errors.JaxRuntimeError):  # not the checkpoint's
     raise
   except Exception as error:
-    reason = (str(error).splitlines() or [''])[0][:200]
+    reason = (str(error).splitlines() or [''])[0]
+    reason = reason.split('. See full')[0][:200]
     raise Damaged(
       f'the checkpoint {folder} cannot be read ({type(error).__name__}: '
       f'{reason}).'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 import sys
@@ -10,7 +11,9 @@ from typing import Any
 
 import rich.console
 import rich.progress
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from str_jax.training import records
 
@@ -40,9 +43,7 @@ class Log:
     _cut_back(workdir / 'metrics.jsonl', start_step)
     self._metrics = (workdir / 'metrics.jsonl').open('a')
     self._timing = (workdir / 'timing.jsonl').open('a')
-    self._board = SummaryWriter(
-      str(workdir / 'tensorboard'), purge_step=start_step + 1
-    )
+    self._board = _Board(workdir / 'tensorboard', start_step + 1)
     self._batch_size = batch_size
     self._earlier = kept[-1]['seconds'] if kept else 0.0
     self._began = self._last = time.perf_counter()
@@ -73,7 +74,7 @@ class Log:
       },
     )
     self._scalars('train', record)
-    self._board.add_scalar('train/examples_per_second', rate, record['step'])
+    self._board.scalar('train/examples_per_second', rate, record['step'])
     self._bar.train(record, rate)
 
   def validation(self, record: dict[str, Any], began: float) -> None:
@@ -87,6 +88,7 @@ class Log:
     self._paused += time.perf_counter() - began
     self._write(self._metrics, {'kind': 'validation'} | record)
     self._scalars('validation', record)
+    self._board.flush()
     self._bar.validation(record)
 
   @property
@@ -107,21 +109,59 @@ class Log:
   def close(self) -> None:
     """Ends the bar and closes the files."""
     self._bar.close()
-    self._metrics.close()
-    self._timing.close()
     self._board.close()
+    for file in (self._metrics, self._timing):
+      with contextlib.suppress(OSError):  # of a line whose writing failed
+        file.close()
 
   def _write(self, file: Any, record: dict[str, Any]) -> None:
-    file.write(json.dumps(record) + '\n')
-    file.flush()
+    with records.writing(pathlib.Path(file.name)):
+      file.write(json.dumps(record) + '\n')
+      file.flush()
 
   def _scalars(self, kind: str, record: dict[str, Any]) -> None:
     for name, value in record.items():
       if isinstance(value, dict):
         for layer, number in value.items():
-          self._board.add_scalar(f'{name}/{layer}', number, record['step'])
+          self._board.scalar(f'{name}/{layer}', number, record['step'])
       elif name not in ('step', 'epoch'):
-        self._board.add_scalar(f'{kind}/{name}', value, record['step'])
+        self._board.scalar(f'{kind}/{name}', value, record['step'])
+
+
+class _Board:
+  """Events for TensorBoard.
+
+  Written at once: tensorboardX's own writer has a thread that dies when the
+  disk is full, and whoever hands it more then waits for ever. They are an
+  extra: where they cannot be written, the run goes on without.
+
+  Args:
+    directory: where they lie; made if missing.
+    first_step: from here on, what earlier starts wrote is not shown.
+  """
+
+  def __init__(self, directory: pathlib.Path, first_step: int) -> None:
+    with records.writing(directory):
+      directory.mkdir(exist_ok=True)
+      self._file = EventsWriter(str(directory / 'events'))
+    start = SessionLog(status=SessionLog.START)
+    self._add(step=first_step, file_version='brain.Event:2')
+    self._add(step=first_step, session_log=start)
+
+  def scalar(self, name: str, value: float, step: int) -> None:
+    self._add(step=step, summary=summary.scalar(name, value))
+
+  def flush(self) -> None:
+    with contextlib.suppress(OSError):
+      self._file.flush()
+
+  def close(self) -> None:
+    with contextlib.suppress(OSError):
+      self._file.close()
+
+  def _add(self, **content: Any) -> None:
+    with contextlib.suppress(OSError):
+      self._file.write_event(Event(wall_time=time.time(), **content))
 
 
 class Silent:

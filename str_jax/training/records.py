@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 Record = dict[str, Any]
@@ -67,6 +69,25 @@ def read_lines(path: pathlib.Path) -> list[Record]:
   return records
 
 
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[None]:
+  """Says which file could not be written, and what to do.
+
+  Args:
+    path: the file, or a folder that is written to.
+
+  Raises:
+    OSError: the storage refused; the sentence says why.
+  """
+  try:
+    yield
+  except OSError as error:
+    raise OSError(
+      f'{path} cannot be written ({error.strerror or error}): free space or '
+      'mend the folder, then give the same command again.'
+    ) from error
+
+
 def write_text(path: pathlib.Path, text: str) -> None:
   """Writes a file so that a kill leaves the old one or the new one.
 
@@ -75,15 +96,16 @@ def write_text(path: pathlib.Path, text: str) -> None:
     text: what it is to hold.
 
   Raises:
-    OSError: the path is a folder, or in none.
+    OSError: the path is a folder, or in none, or cannot be written.
   """
   if not path.parent.is_dir() or path.is_dir():
     raise OSError(
       f'{path} cannot be written: name a file in a folder that there is.'
     )
   unfinished = path.with_name(path.name + '.unfinished')
-  unfinished.write_text(text, encoding='utf-8')
-  unfinished.replace(path)
+  with writing(path):
+    unfinished.write_text(text, encoding='utf-8')
+    unfinished.replace(path)
 
 
 def write_json(path: pathlib.Path, content: Record) -> None:

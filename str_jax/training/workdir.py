@@ -67,9 +67,7 @@ def claim(workdir: pathlib.Path, config: Any) -> None:
     if not (workdir / 'config.json').exists():
       records.write_json(workdir / 'config.json', _as_json(config))
   except OSError as error:
-    raise ValueError(
-      f'--workdir {workdir} cannot be written: {error.strerror}.'
-    ) from error
+    raise ValueError(_unwritable(workdir, error)) from error
 
 
 @contextlib.contextmanager
@@ -88,7 +86,10 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def _lock(path: pathlib.Path, stack: contextlib.ExitStack) -> None:
-  file = stack.enter_context(path.open('a+'))
+  try:
+    file = stack.enter_context(path.open('a+'))
+  except OSError as error:
+    raise ValueError(_unwritable(path.parent, error)) from error
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError as error:
@@ -104,6 +105,15 @@ def _lock(path: pathlib.Path, stack: contextlib.ExitStack) -> None:
   file.write(f'process {os.getpid()} on {socket.gethostname()}, since {now}\n')
   file.flush()
   stack.callback(file.truncate, 0)  # the file stays: another may have it open
+
+
+def _unwritable(workdir: pathlib.Path, error: OSError) -> str:
+  cause = error.__cause__ or error  # the system's own
+  reason = getattr(cause, 'strerror', None) or error
+  return (
+    f'--workdir {workdir} cannot be written: {reason}. Mend the folder, or '
+    'choose another --workdir.'
+  )
 
 
 def _short(value: Any, most: int = 60) -> str:
