@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
@@ -56,17 +57,21 @@ def run(
       pool.shutdown(cancel_futures=True)
 
 
-def die_with_parent() -> None:
+def die_with_parent(after_seconds: float = 0.0) -> None:
   """Ends this worker when its parent ends, however that does.
 
   After a kill -9 of the parent it would wait for ever, for work or for room
   in a queue.
+
+  Args:
+    after_seconds: how long after the parent.
   """
   parent = multiprocessing.parent_process()
   assert parent is not None, 'runs in a worker only'
 
   def watch() -> None:
     parent.join()
+    time.sleep(after_seconds)
     os._exit(1)
 
   threading.Thread(target=watch, daemon=True).start()

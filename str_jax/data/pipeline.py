@@ -249,4 +249,6 @@ def _restarted(start: Callable[[int], Any]) -> Batches:
 def _start_worker(worker_index: int, worker_count: int) -> None:
   del worker_index, worker_count
   cv2.setNumThreads(1)
-  parallel.die_with_parent()
+  # By then it waits for room in a queue: to end in the middle of taking shared
+  # memory would leave that behind.
+  parallel.die_with_parent(after_seconds=2.0)
