@@ -80,7 +80,8 @@ def add(
   kept = [r for r in read(path) if identity(r) not in new]
   everything = sorted([*kept, *records], key=lambda r: str(identity(r)))
   path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(json.dumps(everything, indent=1) + '\n')
+  lines = ',\n'.join(json.dumps(record) for record in everything)
+  path.write_text(f'[\n{lines}\n]\n')  # one a line: small, and seen in a diff
   return everything
 
 

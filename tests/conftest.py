@@ -2,8 +2,12 @@
 
 import atexit
 import os
+import pathlib
+import runpy
 import shutil
+import sys
 import tempfile
+import types
 
 # Before the first import of jax: eight virtual devices, and the host's own.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -82,3 +86,13 @@ def assert_trees_equal():
         np.testing.assert_array_equal(np.asarray(a), np.asarray(e))
 
   return check
+
+
+@pytest.fixture
+def setup_arguments(monkeypatch):
+  """What setup.py passes to setuptools, which need not be installed."""
+  seen = {}
+  fake = types.SimpleNamespace(setup=seen.update)
+  monkeypatch.setitem(sys.modules, 'setuptools', fake)
+  runpy.run_path(str(pathlib.Path(__file__).parents[1] / 'setup.py'))
+  return seen

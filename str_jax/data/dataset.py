@@ -7,12 +7,12 @@ import numpy as np
 
 from str_jax.data import augment as augmentations
 from str_jax.data.known import FOLDER, KNOWN, SEQUENCES
-from str_jax.data.sources import Arrays, Fake, Source, Subset
+from str_jax.data.sources import Arrays, Fake, Source
+from str_jax.data.splits import check_validation, hold_out, own_splits
 
 _GENERIC_MEAN, _GENERIC_STD = 127.5, 63.75
 _JPEG_MAGIC = b'\xff\xd8'
 _DIGITS_TEST, _DIGITS_VALIDATION = 360, 240
-_SPLITS = ('train', 'validation', 'test')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _digits(
     )
 
   train, test = split(np.arange(len(labels)), _DIGITS_TEST)
-  _check_validation(held_out, len(train))
+  check_validation(held_out, len(train))
   parts = {'train': train, 'validation': None, 'test': test}
   if held_out:
     parts['train'], parts['validation'] = split(train, held_out)
@@ -216,7 +216,7 @@ def _tfds(
     name,
     features['label'].num_classes,
     features['image'].shape,
-    _own_splits(sources, test_name, validation),
+    own_splits(sources, test_name, validation),
     size=size,
     augment=augment or (known.augment if known else None),
     mean=known.mean if known else None,
@@ -245,21 +245,11 @@ def _image_folder(
     FOLDER,
     len(found.classes),
     (None, None, 3),
-    _own_splits(sources, test, validation),
+    own_splits(sources, test, validation),
     size=image_size or 224,
     augment=augment,
     note=' '.join(found.notes),
   )
-
-
-def _own_splits(
-  sources: dict[str, Source], test: str, validation: int | None
-) -> dict[str, Source | None]:
-  """A set's own validation split, unless it is the test's or others wanted."""
-  train = sources['train']
-  if validation is None and test != 'validation' and 'validation' in sources:
-    return {split: sources[split] for split in _SPLITS}
-  return hold_out(train, validation or 0, sources[test])
 
 
 def _dataset(
@@ -305,26 +295,3 @@ def _dataset(
     eval_transforms=eval_transforms,
     note=note,
   )
-
-
-def hold_out(
-  train: Source, validation: int, test: Source
-) -> dict[str, Source | None]:
-  """Splits `validation` images off, whatever the order they are stored in."""
-  _check_validation(validation, len(train))
-  if validation == 0:
-    return {'train': train, 'validation': None, 'test': test}
-  order = np.random.default_rng(0).permutation(len(train))
-  return {
-    'train': Subset(train, order[:-validation]),
-    'validation': Subset(train, order[-validation:]),
-    'test': test,
-  }
-
-
-def _check_validation(validation: int, images: int) -> None:
-  if not 0 <= validation < images:
-    raise ValueError(
-      f'validation={validation} images cannot be held out of {images}: give '
-      f'a number from 0 to {images - 1}'
-    )

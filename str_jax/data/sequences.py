@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from str_jax.data import har, speech
-from str_jax.data.dataset import Dataset, hold_out
+from str_jax.data.dataset import Dataset
 from str_jax.data.sources import Arrays, Source
+from str_jax.data.splits import hold_out
 
 _SAMPLE = 2_000  # examples that mean and standard deviation are taken from
 

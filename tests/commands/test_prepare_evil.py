@@ -68,7 +68,7 @@ def lying(size):
 
 EVIL = {
   'parent': (of_class({'../../n01440764_0.JPEG': JPEG}), 'holds .../../n0144'),
-  'absolute': (of_class({'/tmp/evil.JPEG': JPEG}), "holds '/tmp/evil.JPEG'"),
+  'absolute': (of_class({'/etc/evil.JPEG': JPEG}), "holds '/etc/evil.JPEG'"),
   'outer name': (
     tar({'../n01440764.tar': tar({IMAGE: JPEG})}),
     'a class.s tar',
