@@ -18,7 +18,7 @@ from benchmarks import evidence, gpu, gpu_tables, record, resident, seeds
 from benchmarks.alternate import Result
 from str_jax import data
 from str_jax.data.augment import Shift
-from str_jax.training import flags, stage
+from str_jax.training import flags, placement
 from str_jax.training import state as states
 
 SHIFT = Shift(4, cv2.BORDER_REPLICATE, flip=True)
@@ -101,7 +101,7 @@ def test_steps_are_the_trainers(small, together, tmp_path):
     if step == plan.phases[0].stop:
       now = jax.jit(lambda s: states.freeze(first.method, s, second.tx))(now)
     made = first if step < plan.phases[0].stop else second
-    now = made.train_step(now, stage.place().put(jax.device_get(batch)))
+    now = made.train_step(now, placement.create().put(jax.device_get(batch)))
   ours = of_seed(state, 1)
   assert int(now.step) == ours.step == 13
   assert_close(ours.variables, jax.device_get(now.variables))
