@@ -44,7 +44,8 @@ def start(
 
   Raises:
     ValueError: some of the three are missing, or out of range.
-    OSError: the other processes do not answer.
+    OSError: the other processes do not answer, or the environment announces
+      some and does not say which.
   """
   given = (coordinator, num_processes, process_index)
   if given == (None, None, None):
@@ -59,10 +60,17 @@ def start(
       process_index,
       initialization_timeout=_TIMEOUT_SECONDS,
     )
-  except ValueError:
+  except ValueError as error:
     if coordinator is not None:
       raise
-    return  # a single process after all, such as a TPU of one host
+    if on_tpu(os.environ):
+      return  # a TPU of one host
+    raise OSError(
+      'the environment announces a run of several processes, but JAX cannot '
+      f'make out which ({one_line(error)}): give --coordinator=HOST:PORT, '
+      '--num_processes=N and --process_index=I, or unset '
+      'JAX_COORDINATOR_ADDRESS for a run of one process.'
+    ) from error
   except (RuntimeError, jax.errors.JaxRuntimeError) as error:
     raise OSError(
       f'the processes of the run did not find each other ({one_line(error)}): '
@@ -98,7 +106,7 @@ def announced(environment: Mapping[str, str]) -> bool:
     or ('SLURM_STEP_NODELIST' in environment and several('SLURM_NTASKS'))
     or several('OMPI_COMM_WORLD_SIZE')
     or 'JOB_COMPLETION_INDEX' in environment
-    or _on_tpu(environment)
+    or on_tpu(environment)
   )
 
 
@@ -201,7 +209,7 @@ def _check(
     )
 
 
-def _on_tpu(environment: Mapping[str, str]) -> bool:
+def on_tpu(environment: Mapping[str, str]) -> bool:
   """Whether this is a host of a TPU: alone or of a pod, JAX finds out."""
   if environment.get('JAX_PLATFORMS', 'tpu').split(',')[0] != 'tpu':
     return False
