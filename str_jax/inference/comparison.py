@@ -1,0 +1,161 @@
+"""A network's time beside that of dense ones, in turns on one machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from str_jax.inference import executor, peers
+from str_jax.inference.executor import Executor
+from str_jax.inference.network import Network
+
+OURS = 'str_jax'
+_ROUNDS = 11
+_LEAST_SECONDS = 0.02  # of a program's turn
+
+Call = Callable[[], object]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """How a program did.
+
+  Attributes:
+    program: its name.
+    seconds: of a call, the median over the turns.
+    ratio: its seconds over ours, the median over the turns.
+    least: the smallest ratio of a turn.
+    most: the largest one.
+    difference: from our logits, the largest, over the largest of these.
+  """
+
+  program: str
+  seconds: float
+  ratio: float
+  least: float
+  most: float
+  difference: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """What was measured for images of one shape.
+
+  Attributes:
+    images: their shape.
+    rows: a program each, ours the first.
+    ours: the network as we run it.
+    missing: packages whose programs could not be measured.
+  """
+
+  images: tuple[int, int, int, int]
+  rows: list[Row]
+  ours: Executor
+  missing: list[str]
+
+  @property
+  def speedup(self) -> float:
+    """The best dense program's seconds over ours."""
+    return min(row.ratio for row in self.rows[1:])
+
+
+def compare(
+  network: Network,
+  images: tuple[int, int, int, int],
+  threads: int,
+  *,
+  rounds: int = _ROUNDS,
+  backend: str = 'auto',
+) -> Comparison:
+  """Times a network beside the same one computed densely.
+
+  The dense programs have the norms folded into the weights as ours has: XLA's,
+  our own kernels, ONNX Runtime and PyTorch where they are installed. Each gets
+  the images as it likes them best. The programs take turns, and in a turn are
+  called until 20 ms have passed.
+
+  Args:
+    network: the layers.
+    images: shape of the input, (batch, height, width, channels).
+    threads: that the other libraries may use; JAX has its own already.
+    rounds: turns of each program.
+    backend: as for :func:`str_jax.inference.build`.
+
+  Returns:
+    The :class:`Comparison`.
+
+  Raises:
+    ValueError: images of another number of channels.
+  """
+  values = np.random.default_rng(0).normal(size=images).astype(np.float32)
+  batch = jnp.asarray(values)
+
+  def build(mode: str, backend: str) -> Executor:
+    return executor.of_network(network, images, mode=mode, backend=backend)
+
+  ours = build('auto', backend)
+  programs: dict[str, Call] = {
+    OURS: _call(ours, batch),
+    'XLA, dense': _call(build('dense', 'xla'), batch),
+  }
+  if ours.backend != 'XLA':
+    programs['str_jax, dense'] = _call(build('dense', backend), batch)
+  missing = []
+  for name, package, peer in (
+    ('ONNX Runtime, dense', 'onnxruntime', peers.onnx_runtime),
+    ('PyTorch, dense', 'torch', peers.pytorch),
+  ):
+    needed = {package} | ({'onnx'} if package == 'onnxruntime' else set())
+    if all(map(importlib.util.find_spec, needed)):
+      programs[name] = peer(network, values, threads)
+    else:
+      missing.append(' and '.join(sorted(needed)))
+  logits = {name: np.asarray(call()) for name, call in programs.items()}
+  seconds = _turns(programs, rounds)
+  return Comparison(images, _rows(logits, seconds), ours, missing)
+
+
+def _call(run: Executor, images: jax.Array) -> Call:
+  return lambda: run(images).block_until_ready()
+
+
+def _turns(programs: Mapping[str, Call], rounds: int) -> dict[str, list[float]]:
+  """Seconds of a call of each program, by round."""
+  taken: dict[str, list[float]] = {name: [] for name in programs}
+  for _ in range(rounds):
+    for name, call in programs.items():
+      call()  # whoever came before it left the caches full of its own
+      calls, start = 0, time.perf_counter()
+      while calls == 0 or time.perf_counter() - start < _LEAST_SECONDS:
+        call()
+        calls += 1
+      taken[name].append((time.perf_counter() - start) / calls)
+  return taken
+
+
+def _rows(
+  logits: Mapping[str, np.ndarray], seconds: Mapping[str, list[float]]
+) -> list[Row]:
+  rows = []
+  scale = np.abs(logits[OURS]).max()
+  for name, taken in seconds.items():
+    ratios = [a / b for a, b in zip(taken, seconds[OURS])]
+    difference = np.abs(logits[name] - logits[OURS]).max() / max(scale, 1e-30)
+    rows.append(
+      Row(
+        name,
+        statistics.median(taken),
+        statistics.median(ratios),
+        min(ratios),
+        max(ratios),
+        float(difference),
+      )
+    )
+  return rows
