@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core import FrozenDict
 
 import str_jax.nn
 from str_jax import lowering as lowerings
@@ -91,6 +93,7 @@ _NOT_OF_FASTGRNN = {
   'init': 'fan_in',
   'density': 1.0,
   'norm_momentum': 0.9,
+  'channels': {},
 }
 
 
@@ -115,6 +118,7 @@ def create(
   init: Mode = 'fan_in',
   density: float = 1.0,
   norm_momentum: float = 0.9,
+  channels: Mapping[str, int] | None = None,
   lowering: str = 'xla',
   **sizes: Any,
 ) -> nn.Module:
@@ -137,6 +141,9 @@ def create(
     density: expected fraction of non-zero weights, for the initialisation.
     norm_momentum: share of a running average that a BatchNorm keeps a step
       (PyTorch's momentum is 1 minus it).
+    channels: output channels of single convolutions by their path, see
+      `str_jax.models.ImageClassifier`: what a model that was cut down by
+      `str_jax.compaction.compact` is built from.
     lowering: of convolutions and max-pools, see `str_jax.nn.Conv`.
     **sizes: what the model's row of the table holds, to make it smaller:
       `widths` of convnet, `stage_sizes` and `width` of resnets, `width` and
@@ -184,6 +191,7 @@ def create(
       init=init,
       density=density,
       norm_momentum=norm_momentum,
+      channels=dict(channels or {}),
     )
     return FastGRNN(
       num_classes=num_classes, method=method, dtype=dtype, **fields
@@ -203,6 +211,7 @@ def create(
     ),
     first_layer_dense=first_layer_dense,
     last_layer_dense=last_layer_dense,
+    channels=FrozenDict(channels or {}),
     **fields,
   )
 

@@ -21,13 +21,14 @@ class ConvNet(ImageClassifier):
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     for i, width in enumerate(self.widths):
       conv = self.conv if i else self.first_conv()
+      name = f'conv{i}' if i else 'stem'
       x = conv(
-        width,
+        self.channels.get(name, width),
         (3, 3),
         strides=2 if i == 1 else 1,
         padding=1,
         use_bias=False,
-        name=f'conv{i}' if i else 'stem',
+        name=name,
       )(x)
       x = self.norm(
         use_running_average=not train, name=f'norm{i}' if i else 'stem_norm'

@@ -68,7 +68,7 @@ class MobileNetV1(ImageClassifier):
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     norm = functools.partial(self.norm, use_running_average=not train)
     x = self.first_conv()(
-      int(32 * self.width),
+      self.channels.get('stem', int(32 * self.width)),
       (3, 3),
       strides=2,
       padding=1,
@@ -77,11 +77,14 @@ class MobileNetV1(ImageClassifier):
     )(x)
     x = nn.relu(norm(name='stem_norm')(x))
     for i, (features, stride) in enumerate(self.blocks):
+      name = f'block{i + 1}'
       x = SeparableBlock(
-        features=int(features * self.width),
+        features=self.channels.get(
+          f'{name}/pointwise', int(features * self.width)
+        ),
         stride=stride,
         conv=self.conv,
         norm=norm,
-        name=f'block{i + 1}',
+        name=name,
       )(x)
     return self.classify(x)

@@ -4,8 +4,9 @@ import functools
 
 import jax
 from flax import linen as nn
+from flax.core import FrozenDict
 
-from str_jax.models.base import ImageClassifier, Layer
+from str_jax.models.base import Channels, ImageClassifier, Layer
 
 
 class _Block(nn.Module):
@@ -14,14 +15,19 @@ class _Block(nn.Module):
   Attributes:
     width: Channels of the block's 3x3 convolutions.
     stride: Of one 3x3 convolution; a basic block's first.
+    projected: Whether the shortcut is a 1x1 convolution and a norm; else it is
+      the input.
     conv: Class of the convolutions.
     norm: Class of the norms, given `use_running_average`.
+    channels: Output channels by the convolution's name, where not by `width`.
   """
 
   width: int
   stride: int
+  projected: bool
   conv: Layer
   norm: Layer
+  channels: Channels = FrozenDict()
 
 
 class BasicBlock(_Block):
@@ -29,12 +35,19 @@ class BasicBlock(_Block):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    conv = functools.partial(
-      self.conv, kernel_size=(3, 3), padding=1, use_bias=False
+    conv1, conv2 = (
+      functools.partial(
+        self.conv,
+        self.channels.get(name, self.width),
+        (3, 3),
+        padding=1,
+        use_bias=False,
+        name=name,
+      )
+      for name in ('conv1', 'conv2')
     )
-    y = conv(self.width, strides=self.stride, name='conv1')(x)
-    y = nn.relu(self.norm(name='norm1')(y))
-    y = self.norm(name='norm2')(conv(self.width, name='conv2')(y))
+    y = nn.relu(self.norm(name='norm1')(conv1(strides=self.stride)(x)))
+    y = self.norm(name='norm2')(conv2()(y))
     return nn.relu(y + _shortcut(self, x, self.width))
 
 
@@ -46,23 +59,33 @@ class Bottleneck(_Block):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    conv = functools.partial(self.conv, use_bias=False)
-    y = conv(self.width, (1, 1), name='conv1')(x)
-    y = nn.relu(self.norm(name='norm1')(y))
-    y = conv(self.width, (3, 3), strides=self.stride, padding=1, name='conv2')(
-      y
+    width1, width2, width3 = (
+      self.channels.get(name, width)
+      for name, width in (
+        ('conv1', self.width),
+        ('conv2', self.width),
+        ('conv3', 4 * self.width),
+      )
     )
+    conv = functools.partial(self.conv, use_bias=False)
+    y = conv(width1, (1, 1), name='conv1')(x)
+    y = nn.relu(self.norm(name='norm1')(y))
+    y = conv(width2, (3, 3), strides=self.stride, padding=1, name='conv2')(y)
     y = nn.relu(self.norm(name='norm2')(y))
-    y = self.norm(name='norm3')(conv(4 * self.width, (1, 1), name='conv3')(y))
+    y = self.norm(name='norm3')(conv(width3, (1, 1), name='conv3')(y))
     return nn.relu(y + _shortcut(self, x, 4 * self.width))
 
 
 def _shortcut(block: _Block, x: jax.Array, features: int) -> jax.Array:
   """x itself, or a 1x1 convolution and a norm where the shape changes."""
-  if block.stride == 1 and x.shape[-1] == features:
+  if not block.projected:
     return x
   x = block.conv(
-    features, (1, 1), strides=block.stride, use_bias=False, name='shortcut'
+    block.channels.get('shortcut', features),
+    (1, 1),
+    strides=block.stride,
+    use_bias=False,
+    name='shortcut',
   )(x)
   return block.norm(name='shortcut_norm')(x)
 
@@ -88,7 +111,7 @@ class ResNet(ImageClassifier):
     norm = functools.partial(self.norm, use_running_average=not train)
     size, stride = (3, 1) if self.small_images else (7, 2)
     x = self.first_conv()(
-      self.width,
+      self.channels.get('stem', self.width),
       (size, size),
       strides=stride,
       padding=size // 2,
@@ -100,11 +123,16 @@ class ResNet(ImageClassifier):
       x = self.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
     for stage, blocks in enumerate(self.stage_sizes):
       for i in range(blocks):
+        # Not read off the channels, which may be equal by chance.
+        grows = stage > 0 or issubclass(self.block, Bottleneck)
+        name = f'stage{stage + 1}_block{i + 1}'
         x = self.block(
           width=self.width * 2**stage,
           stride=2 if stage and i == 0 else 1,
+          projected=i == 0 and grows,
           conv=self.conv,
           norm=norm,
-          name=f'stage{stage + 1}_block{i + 1}',
+          channels=self.channels_in(name),
+          name=name,
         )(x)
     return self.classify(x)

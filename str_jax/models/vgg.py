@@ -45,7 +45,13 @@ class VGG(ImageClassifier):
         first = (stage, i) == (1, 1)
         conv = self.first_conv() if first else self.conv
         name = 'stem' if first else f'stage{stage}_conv{i}'
-        x = conv(width, (3, 3), padding=1, use_bias=False, name=name)(x)
+        x = conv(
+          self.channels.get(name, width),
+          (3, 3),
+          padding=1,
+          use_bias=False,
+          name=name,
+        )(x)
         norm = self.norm(use_running_average=not train, name=f'{name}_norm')
         x = nn.relu(norm(x))
       x = self.max_pool(x, (2, 2), strides=(2, 2))

@@ -4,8 +4,9 @@ import functools
 
 import jax
 from flax import linen as nn
+from flax.core import FrozenDict
 
-from str_jax.models.base import ImageClassifier, Layer
+from str_jax.models.base import Channels, ImageClassifier, Layer
 
 
 class WideBlock(nn.Module):
@@ -17,29 +18,40 @@ class WideBlock(nn.Module):
   Attributes:
     width: Channels of the convolutions.
     stride: Of the first convolution and of the shortcut's.
+    projected: Whether the shortcut is a 1x1 convolution.
     conv: Class of the convolutions.
     norm: Class of the norms, given `use_running_average`.
     dropout: Class of the dropout, given its rate and `deterministic`.
+    channels: Output channels by the convolution's name, where not `width`.
   """
 
   width: int
   stride: int
+  projected: bool
   conv: Layer
   norm: Layer
   dropout: Layer
+  channels: Channels = FrozenDict()
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    conv = functools.partial(
-      self.conv, self.width, (3, 3), padding=1, use_bias=False
+    conv1, conv2 = (
+      functools.partial(
+        self.conv,
+        self.channels.get(name, self.width),
+        (3, 3),
+        padding=1,
+        use_bias=False,
+        name=name,
+      )
+      for name in ('conv1', 'conv2')
     )
     y = nn.relu(self.norm(name='norm1')(x))
-    y = conv(strides=self.stride, name='conv1')(y)
-    y = nn.relu(self.norm(name='norm2')(y))
-    y = conv(name='conv2')(self.dropout(name='dropout')(y))
-    if self.stride > 1 or x.shape[-1] != self.width:
+    y = nn.relu(self.norm(name='norm2')(conv1(strides=self.stride)(y)))
+    y = conv2()(self.dropout(name='dropout')(y))
+    if self.projected:
       x = self.conv(
-        self.width,
+        self.channels.get('shortcut', self.width),
         (1, 1),
         strides=self.stride,
         use_bias=False,
@@ -89,16 +101,23 @@ class WideResNet(ImageClassifier):
       deterministic=not train,
     )
     x = self.first_conv()(
-      self.width, (3, 3), padding=1, use_bias=False, name='stem'
+      self.channels.get('stem', self.width),
+      (3, 3),
+      padding=1,
+      use_bias=False,
+      name='stem',
     )(x)
     for stage, blocks in enumerate(self.stage_sizes):
       for i in range(blocks):
+        name = f'stage{stage + 1}_block{i + 1}'
         x = WideBlock(
           width=self.widen * self.width * 2**stage,
           stride=2 if stage and i == 0 else 1,
+          projected=i == 0 and (stage > 0 or self.widen != 1),
           conv=self.conv,
           norm=norm,
           dropout=dropout,
-          name=f'stage{stage + 1}_block{i + 1}',
+          channels=self.channels_in(name),
+          name=name,
         )(x)
     return self.classify(nn.relu(norm(name='last_norm')(x)))

@@ -1,4 +1,4 @@
-"""Cuts out what training zeroed: a smaller model that computes the same."""
+"""Cuts the ranks that training zeroed out of a gated FastGRNN."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def ranks(model: FastGRNN, variables: Any) -> dict[str, int]:
   """
   if not isinstance(model, FastGRNN):
     raise ValueError(
-      'ranks and compact are for a FastGRNN alone (str_jax.models), got a '
-      f'{type(model).__name__}: its convolutions have no ranks.'
+      'ranks are those of a FastGRNN alone (str_jax.models), got a '
+      f'{type(model).__name__}: its convolutions have none.'
     )
   if not model.gated:
     raise ValueError(
