@@ -44,7 +44,8 @@ def get_config() -> ConfigDict:
   config.label_smoothing = 0.0
   # Of training images, to re-estimate BatchNorm's statistics with at the end.
   config.norm_batches = 0
-  config.init_from = placeholder(str)  # the folder of a run to start from
+  # The folder of a run, or a file with names of PyTorch, to start from.
+  config.init_from = placeholder(str)
 
   config.model = ConfigDict()
   config.model.name = 'convnet'
@@ -70,6 +71,7 @@ def get_config() -> ConfigDict:
   config.method.slope = placeholder(float)
   config.method.sparsity = placeholder(float)
   config.method.budget = placeholder(str)  # a name, or FILE.csv
+  config.method.pattern = placeholder(str)  # '2:4': so many of so many inputs
   # How sparse the net is to be over all layers, to the weight; one of four.
   config.method.target = placeholder(float)  # fraction of zeros
   config.method.target_nonzero = placeholder(int)  # weights kept

@@ -14,6 +14,8 @@ seeds on two cores of an AMD EPYC (benchmarks/results/digits.json):
   gmp    GMP, on the same course, 91% zeros in every layer: 96.30%, 19 s
   dnw    DNW, 91% zeros in every layer from the first step on: 98.52%, 10 s
   feather  Feather, on ST-3's course: 98.61%, 15 s
+  str_group  STR on whole filters, half of the weights: docs/structured.md
+  st3-2of4  ST-3's, 2 of every 4 inputs and no other zeros: docs/structured.md
   imp    iterative magnitude pruning, 6 runs of 400 steps, the first dense, then
          pruned in 5 equal rounds to 90% zeros with the learning rate rewound:
          98.33%, 29 s
@@ -38,6 +40,14 @@ VARIANTS = {
     for name in ('st3', 'gmp', 'feather')
   },
   'dnw': {'method.name': 'dnw', 'method.sparsity': 0.91},
+  'str_group': {'method.name': 'str_group', 'method.target': 0.5},
+  'st3-2of4': {
+    'method.name': 'st3',
+    'method.sparsity': 0.0,
+    'method.pattern': '2:4',
+    'method.start_steps': 100,
+    'method.end_steps': 700,
+  },
   'imp': {
     'total_steps': 400,
     'imp.rounds': 5,

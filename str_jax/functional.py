@@ -132,6 +132,103 @@ def above(w: jax.Array, threshold: ArrayLike) -> jax.Array:
   return jnp.abs(wide) > threshold
 
 
+def norm(w: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+  r"""The Euclidean norm of each group of weights.
+
+  .. math:: \|w_f\| = \sqrt{\sum_{i \in f} w_i^2}
+
+  The gradient at a group of zeros is zero.
+
+  Args:
+    w: weights, any shape, a float type.
+    axes: those that a group extends over; none makes each weight a group.
+
+  Returns:
+    The norms, float32 at least, of the shape of ``w`` with these axes of
+    length 1.
+
+  >>> import jax.numpy as jnp
+  >>> norm(jnp.array([[3.0, 0.0], [-4.0, 2.0]]), (0,)).tolist()
+  [[5.0, 2.0]]
+  """
+  wide = w.astype(at_least_float32(w.dtype))
+  if not axes:
+    return jnp.abs(wide)
+  square = jnp.sum(wide * wide, axes, keepdims=True)
+  some = square > 0
+  root = jnp.sqrt(jnp.where(some, square, jnp.ones_like(square)))
+  return jnp.where(some, root, jnp.zeros_like(root))
+
+
+def group_threshold(
+  w: jax.Array, threshold: ArrayLike, norms: jax.Array
+) -> jax.Array:
+  r"""Shrinks every group of weights, by the threshold's share of its norm.
+
+  .. math:: G(w_f, t) = w_f \max(1 - t / n_f, 0)
+
+  With :math:`n_f = \|w_f\|` the gradient to a group that is left is
+  :math:`(1 - t/n_f)\,u + t\,w_f \langle w_f, u\rangle / n_f^3`, u the
+  gradient to G, and that to t is :math:`-\langle w_f, u\rangle / n_f`; of a
+  group that is not left both are zero.
+
+  Args:
+    w: weights, any shape, a float type.
+    threshold: non-negative, broadcasts against ``norms``.
+    norms: of the groups, see :func:`norm`; broadcast against ``w``, and pass
+      the gradient on.
+
+  Returns:
+    The thresholded weights, of the shape and type of ``w``.
+
+  STR (ICML 2020), equation 1, of a group in place of a weight.
+
+  >>> import jax.numpy as jnp
+  >>> w = jnp.array([[3.0, 0.6], [-4.0, 0.8]])
+  >>> group_threshold(w, 2.5, norm(w, (0,))).tolist()
+  [[1.5, 0.0], [-2.0, 0.0]]
+  """
+  norms, threshold = _widen(norms, threshold)
+  keep = norms > threshold
+  safe = jnp.where(keep, norms, jnp.ones_like(norms))
+  wide = w.astype(norms.dtype) * ((safe - threshold) / safe)
+  return jnp.where(keep, wide, jnp.zeros_like(wide)).astype(w.dtype)
+
+
+def keep_largest(w: jax.Array, n: int, m: int) -> jax.Array:
+  r"""Zeroes all but the n largest of every m consecutive inputs.
+
+  Inputs lie on the last axis but one, as those of Flax's kernels; of equal
+  magnitudes the first is kept. The gradient reaches what is kept.
+
+  Args:
+    w: weights (..., in, out), a float type, with in a multiple of m.
+    n: how many stay.
+    m: of how many.
+
+  Returns:
+    The weights, of the shape and type of ``w``.
+
+  Zhou et al., ICLR 2021, arXiv 2102.04010: N:M sparsity.
+
+  >>> import jax.numpy as jnp
+  >>> w = jnp.array([[1.0], [-3.0], [2.0], [2.0]])
+  >>> keep_largest(w, 2, 4).ravel().tolist()
+  [0.0, -3.0, 2.0, 0.0]
+  """
+  *front, inputs, outputs = w.shape
+  groups = w.reshape(*front, inputs // m, m, outputs)
+  magnitude = jnp.abs(groups)
+  place = jnp.arange(m).reshape(*(1,) * len(front), 1, m, 1)
+  larger = jnp.zeros(groups.shape, jnp.int32)
+  for i in range(m):
+    other = magnitude[..., i : i + 1, :]
+    first = (other == magnitude) & (i < place)
+    larger += ((other > magnitude) | first).astype(jnp.int32)
+  kept = jnp.where(larger < n, groups, jnp.zeros_like(groups))
+  return kept.reshape(w.shape)
+
+
 @jax.custom_jvp
 def straight_through(w: jax.Array, out: jax.Array) -> jax.Array:
   r"""The value of ``out`` with the gradient of ``w``.

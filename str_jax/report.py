@@ -36,7 +36,8 @@ class Layer:
     shape: of its weight.
     weights: number of weights.
     nonzero: number of them that are not exactly zero.
-    threshold: mean threshold on abs(w); None for a dense layer.
+    threshold: mean threshold, on abs(w) or what else the method compares with
+      it (a filter's norm); None for a dense layer.
     dense_flops: multiply-adds without sparsity; None where not counted.
   """
 
@@ -257,7 +258,9 @@ def tied_weights(method: Method | None, variables: Any) -> int:
   for entry in sparse_weights(method, variables).values():
     assert method is not None
     t = method.threshold(entry.weight, *entry.leaves)
-    count += int(jnp.sum((jnp.abs(entry.weight) == t) & (t > 0)))
+    compared = jnp.abs(method.compared(entry.weight))
+    tied = jnp.sum((compared == t) & (t > 0))
+    count += int(tied) * (entry.weight.size // compared.size)
   return count
 
 

@@ -43,6 +43,17 @@ METHODS = {
     gradient_scale=0.3,
     rescale=True,
   ),
+  'str_group': methods.create('str_group', init_value=0.0, slope=2.5),
+  'str_group_filter': methods.create(
+    'str_group', init_value=0.25, g='exp', granularity='filter'
+  ),
+  'str_group_target': methods.create(
+    'str_group',
+    target=methods.Target(0.1, floor=1),
+    end_step=4,
+    gradient_scale=0.3,
+    rate=0.1,
+  ),
   'st3': methods.create('st3', sparsity=0.8, end_step=4),
   'st3_hard': methods.create(
     'st3', sparsity=0.8, end_step=4, hard=True, rescale=False
@@ -55,6 +66,12 @@ METHODS = {
     'gmp', sparsity=0.8, end_step=4, gradient='straight', budget='global'
   ),
   'dnw': methods.create('dnw', sparsity=0.8, budget='erk'),
+  'st3_2_4': methods.create('st3', sparsity=0.6, end_step=4, pattern='2:4'),
+  'feather_2_4': methods.create(
+    'feather', sparsity=0.2, end_step=4, pattern='2:4'
+  ),
+  'gmp_1_4': methods.create('gmp', sparsity=0.2, end_step=4, pattern='1:4'),
+  'dnw_4_8': methods.create('dnw', sparsity=0.2, pattern='4:8'),
   'frozen': methods.create('frozen'),
 }
 
@@ -92,7 +109,7 @@ def assert_trees_equal():
 def setup_arguments(monkeypatch):
   """What setup.py passes to setuptools, which need not be installed."""
   seen = {}
-  fake = types.SimpleNamespace(setup=seen.update)
+  fake = types.SimpleNamespace(setup=seen.update, Extension=lambda *a, **k: a)
   monkeypatch.setitem(sys.modules, 'setuptools', fake)
   runpy.run_path(str(pathlib.Path(__file__).parents[1] / 'setup.py'))
   return seen

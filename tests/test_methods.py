@@ -35,9 +35,10 @@ def test_contract_of_a_method(name, dtype):
     leaves = leaves[:-1] + (computed,)
   out = jax.jit(method)(w, *leaves)
   assert out.shape == w.shape and out.dtype == w.dtype
-  threshold = jnp.broadcast_to(method.threshold(w, *leaves), w.shape)
-  zero = jnp.abs(w).astype(jnp.float32) <= threshold
-  np.testing.assert_array_equal(out == 0, zero)
+  # A threshold is compared with a weight, or with what a group of them has.
+  compared = jnp.abs(method.compared(w)).astype(jnp.float32)
+  zero = compared <= method.threshold(w, *leaves)
+  np.testing.assert_array_equal(out == 0, jnp.broadcast_to(zero, w.shape))
   gradient = jax.grad(lambda w: method(w, *leaves).astype(jnp.float32).sum())(w)
   assert gradient.dtype == w.dtype and jnp.isfinite(gradient).all()
 

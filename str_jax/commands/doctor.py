@@ -111,6 +111,8 @@ def _show(forecast: 'Forecast') -> None:
     ('leave zero', forecasts.LEAVES_ZERO),
     ('reach weights', forecasts.REACHES_WEIGHTS),
   ):
+    if f.is_of_filters and threshold == forecasts.REACHES_WEIGHTS:
+      continue  # norms, which training alone shows
     first = f.first(threshold)
     when = 'never' if first is None else f'at {forecasts.when(f, first)}'
     print(f'thresholds {what}, s = {f.level(threshold):.3g}: {when}')

@@ -11,6 +11,7 @@ from str_jax.methods.base import Method
 from str_jax.methods.feather import Feather
 from str_jax.methods.frozen import Frozen
 from str_jax.methods.gmp import DNW, GMP
+from str_jax.methods.group import STRGroup
 from str_jax.methods.st3 import ST3
 from str_jax.methods.str import STR
 from str_jax.methods.target import Target
@@ -23,6 +24,7 @@ __all__ = [
   'Method',
   'ST3',
   'STR',
+  'STRGroup',
   'Target',
   'create',
   'names',
@@ -37,6 +39,7 @@ _METHODS: dict[str, Callable[..., Method] | None] = {
   'feather': Feather,
   'gmp': GMP,
   'dnw': DNW,
+  'str_group': functools.partial(STRGroup, rescale=False),
   'frozen': Frozen,
 }
 

@@ -42,7 +42,15 @@ class Method(abc.ABC):
 
   @abc.abstractmethod
   def threshold(self, w: jax.Array, *leaves: jax.Array) -> jax.Array:
-    """The threshold on ``abs(w)``, broadcasting against ``w``."""
+    """The threshold on ``abs(compared(w))``, broadcasting against it."""
+
+  def compared(self, w: jax.Array) -> jax.Array:
+    """What a threshold is compared with, by its magnitude; ``w`` by default.
+
+    What is no larger than the threshold is zeroed: a weight or, where this
+    has fewer entries than ``w``, against which it broadcasts, a group of them.
+    """
+    return w
 
   def update(
     self,

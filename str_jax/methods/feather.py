@@ -34,6 +34,7 @@ class Feather(pruning.Ramped):
     gradient_scale: theta, the share of the gradient that zeroed weights get;
       by default the paper's rule, 1 up to a sparsity of 0.95, 0.5 above;
       needed with a budget that says the sparsity of every layer.
+    pattern: 'N:M', see :class:`str_jax.methods.pruning.Pruning`.
 
   Raises:
     ValueError: a setting out of range.
@@ -65,8 +66,9 @@ class Feather(pruning.Ramped):
   def __call__(self, w: jax.Array, *leaves: jax.Array) -> jax.Array:
     (t,) = leaves
     dense = t <= 0  # "no threshold yet", bit for bit
-    keep = functional.above(w, t) | dense
-    out = jnp.where(dense, w, functional.cubic_threshold(w, t))
+    eligible = self.compared(w)
+    keep = functional.above(eligible, t) | dense
+    out = jnp.where(dense, w, functional.cubic_threshold(eligible, t))
     scale = jnp.where(keep, 1.0, self.theta).astype(w.dtype)
     # A factor on the gradient alone: theta * w has it, the value is `out`.
     return functional.straight_through(scale * w, out)

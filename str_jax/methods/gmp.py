@@ -34,6 +34,7 @@ class GMP(pruning.Ramped):
     budget: 'uniform' (STR's baseline), 'global' (ST-3's), 'erk', or the
       fraction of zeros of every layer by its path.
     gradient: 'masked' or 'straight'.
+    pattern: 'N:M', see :class:`str_jax.methods.pruning.Pruning`.
 
   Raises:
     ValueError: a setting out of range.
@@ -62,7 +63,8 @@ class GMP(pruning.Ramped):
   def __call__(self, w: jax.Array, *leaves: jax.Array) -> jax.Array:
     (t,) = leaves
     # Zero is "no threshold yet": a weight of zero then learns like any other.
-    out = jnp.where(t > 0, functional.hard_threshold(w, t), w)
+    out = functional.hard_threshold(self.compared(w), t)
+    out = jnp.where(t > 0, out, w)
     if self.gradient == 'straight':
       return functional.straight_through(w, out)
     return out
@@ -82,6 +84,7 @@ class DNW(pruning.Pruning):
     sparsity: fraction of zeros, in [0, 1).
     budget: 'uniform' (STR's baseline), 'global', 'erk', or the fraction of
       zeros of every layer by its path.
+    pattern: 'N:M', see :class:`str_jax.methods.pruning.Pruning`.
 
   Raises:
     ValueError: a setting out of range.
@@ -100,5 +103,5 @@ class DNW(pruning.Pruning):
 
   def __call__(self, w: jax.Array, *leaves: jax.Array) -> jax.Array:
     return functional.straight_through(
-      w, functional.hard_threshold(w, leaves[0])
+      w, functional.hard_threshold(self.compared(w), leaves[0])
     )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from str_jax import budgets, quantile
-from str_jax.methods import base, ramp
+from str_jax.methods import base, patterns, ramp
 from str_jax.methods.target import Target
 from str_jax.paths import layer_name
 
@@ -36,13 +36,17 @@ class Pruning(base.Method):
       :mod:`str_jax.budgets` knows by name, 'uniform', 'erk' or a published
       one; or the fraction of zeros of every layer by its path, a mapping or
       pairs.
-
     target: in place of sparsity, the fraction of zeros over all layers, dense
       ones too, or a :class:`Target`; with the budget 'global'.
+    pattern: 'N:M', such as '2:4': of every M consecutive inputs (the last axis
+      but one) of a kernel only the N largest weights may stay, from the first
+      zeros on. They are zeroed before any other, so that a sparsity below
+      that of the pattern is met by the pattern alone, and any above it to the
+      weight. Weights whose inputs M does not divide have no pattern.
 
   Raises:
-    ValueError: a sparsity outside [0, 1), an unknown budget, or a target
-      beside one of them.
+    ValueError: a sparsity outside [0, 1), an unknown budget or pattern, or a
+      target beside a sparsity or a budget.
   """
 
   sparsity: float | None = None
@@ -50,9 +54,12 @@ class Pruning(base.Method):
     default='global', kw_only=True
   )
   target: Target | float | None = dataclasses.field(default=None, kw_only=True)
+  pattern: str | None = dataclasses.field(default=None, kw_only=True)
 
   def __post_init__(self) -> None:
     name = type(self).__name__
+    if self.pattern is not None:
+      patterns.parse(name, self.pattern)
     if isinstance(self.target, (int, float)):
       object.__setattr__(self, 'target', Target(self.target))
     if self.target is not None:
@@ -79,6 +86,9 @@ class Pruning(base.Method):
   def init_computed(self, w: jax.Array) -> jax.Array:
     return jnp.zeros((1,) * w.ndim, jnp.float32)
 
+  def compared(self, w: jax.Array) -> jax.Array:
+    return patterns.constrain(self.pattern, w)
+
   def threshold(self, w: jax.Array, *leaves: jax.Array) -> jax.Array:
     del w
     return leaves[0]
@@ -96,6 +106,14 @@ class Pruning(base.Method):
       thresholds = self._global_thresholds(weights, step, near, dense)
     else:
       thresholds = list(self._layer_thresholds(weights, step, near))
+    if self.pattern is not None:
+      least = jnp.where(
+        self.portion(step) > 0, jnp.float32(patterns.LEAST), 0.0
+      )
+      thresholds = [
+        jnp.maximum(t, least) if patterns.fits(self.pattern, w) else t
+        for t, w in zip(thresholds, weights.values(), strict=True)
+      ]
     return {
       path: jnp.full((1,) * w.ndim, t, jnp.float32)
       for (path, w), t in zip(weights.items(), thresholds, strict=True)
@@ -117,13 +135,18 @@ class Pruning(base.Method):
     dense: Mapping[str, int],
   ) -> list[jax.Array]:
     """The thresholds c * scale of the weights, with one c for the net."""
-    kernels = list(weights.values())
+    kernels = [self.compared(w) for w in weights.values()]
     scales = [self.scale(w.shape) for w in kernels]
     if near is not None:
       near = jnp.max(near / np.array(scales, np.float32))
     if isinstance(self.target, Target):
       cs = self.target.factors(
-        weights, dense, self.portion(step), scales=scales, near=near
+        weights,
+        dense,
+        self.portion(step),
+        compared=kernels,
+        scales=scales,
+        near=near,
       )
     else:
       cs = [self._factor(kernels, scales, step, near)] * len(kernels)
@@ -174,7 +197,8 @@ class Pruning(base.Method):
     final = jnp.array([zeros(shares[k], n) for k, n in sizes.items()])
     moving = jnp.floor(final.astype(jnp.float32) * self.portion(step))
     ks = jnp.where(self.is_final(step), final, moving.astype(final.dtype))
-    return quantile.kth_magnitudes(list(weights.values()), ks, near=near)
+    compared = [self.compared(w) for w in weights.values()]
+    return quantile.kth_magnitudes(compared, ks, near=near)
 
 
 @dataclasses.dataclass(frozen=True)

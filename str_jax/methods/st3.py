@@ -44,6 +44,7 @@ class ST3(pruning.Ramped):
       :mod:`str_jax.budgets`.
     target: in place of sparsity, a fraction of zeros or a :class:`Target`,
       met to the weight: c is then the least that reaches it.
+    pattern: 'N:M', see :class:`str_jax.methods.pruning.Pruning`.
 
   Raises:
     ValueError: a setting out of range, or two that exclude each other.
@@ -68,12 +69,13 @@ class ST3(pruning.Ramped):
 
   def __call__(self, w: jax.Array, *leaves: jax.Array) -> jax.Array:
     (t,) = leaves
+    eligible = self.compared(w)
     if self.hard:
-      out = functional.hard_threshold(w, t)
+      out = functional.hard_threshold(eligible, t)
     else:
-      out = functional.soft_threshold(w, t)
+      out = functional.soft_threshold(eligible, t)
     if self.rescale:
-      out = out * functional.rescale(w, functional.above(w, t))
+      out = out * functional.rescale(w, functional.above(eligible, t))
     # Zero is "no threshold yet", not a threshold: the layer is dense then,
     # bit for bit.
     return functional.straight_through(w, jnp.where(t > 0, out, w))

@@ -140,11 +140,15 @@ class STR(ramp.Ramp, base.Method):
   def init_learned(self, w: jax.Array) -> jax.Array:
     shape = (1,) * w.ndim
     if self.granularity == 'filter':
-      shape = shape[:-1] + w.shape[-1:]
+      shape = self._filters(w)
     if self.granularity == 'weight':
       shape = w.shape
     dtype = functional.at_least_float32(w.dtype)
     return jnp.full(shape, 0.0 if self.target else self.init_value, dtype)
+
+  def _filters(self, w: jax.Array) -> tuple[int, ...]:
+    """The shape of what has one entry for each filter of a weight."""
+    return (1,) * (w.ndim - 1) + w.shape[-1:]
 
   def init_computed(self, w: jax.Array) -> jax.Array | None:
     if self.target is None:
@@ -190,13 +194,14 @@ class STR(ramp.Ramp, base.Method):
     centred = self.centre(leaves)
     # Computed once: a second exp might round another way.
     scales = jax.lax.optimization_barrier(
-      [self._scale(centred[path]) for path in weights]
+      [self._scale(centred[p]) * self._level(w) for p, w in weights.items()]
     )
     last = [leaves[p][-1] / x for p, x in zip(weights, scales, strict=True)]
     cs = self.target.factors(
       weights,
       dense,
       self.portion(step),
+      compared=[self.compared(w) for w in weights.values()],
       scales=scales,
       near=jnp.stack([jnp.max(c) for c in last]).max(),
     )
@@ -214,6 +219,11 @@ class STR(ramp.Ramp, base.Method):
 
   def _scale(self, s: jax.Array) -> jax.Array:
     return jnp.exp(math.sqrt(self.rate) * s.astype(jnp.float32))
+
+  def _level(self, w: jax.Array) -> jax.Array | float:
+    """What the threshold of a weight is a multiple of, besides the share."""
+    del w
+    return 1.0
 
   @property
   def settled_step(self) -> int | None:

@@ -122,6 +122,7 @@ class Target:
     dense: Mapping[str, int],
     portion: jax.Array | float = 1.0,
     *,
+    compared: Sequence[jax.Array] | None = None,
     scales: Sequence[Any] | None = None,
     near: jax.Array | None = None,
   ) -> list[jax.Array]:
@@ -131,6 +132,9 @@ class Target:
       weights: by path, those that have thresholds c * scale.
       dense: by path, the number of weights of each layer without any.
       portion: of what is to be zeroed, how much is by now; at 1 exactly.
+      compared: what the thresholds of each weight are compared with, see
+        :meth:`str_jax.methods.Method.compared`; the weights by default. Groups
+        of weights are zeroed whole, so the last one may go beyond the target.
       scales: see :func:`str_jax.quantile.kth_magnitude`.
       near: see there.
 
@@ -141,16 +145,24 @@ class Target:
       ValueError: the target is out of reach, or the uses of a layer are
         missing.
     """
-    uses, zeros = self._zeros(weights, dense)
+    kernels = list(weights.values() if compared is None else compared)
+    groups = [w.size // m.size for w, m in zip(weights.values(), kernels)]
+    # Of each layer, the groups that stay.
+    floors = [
+      min(math.ceil(self.floor / n), m.size)
+      for m, n in zip(kernels, groups, strict=True)
+    ]
+    uses, zeros = self._zeros(
+      weights, dense, [k * n for k, n in zip(floors, groups, strict=True)]
+    )
     portion = jnp.asarray(portion, jnp.float32)
     moving = jnp.floor(zeros * portion)
     rank = jnp.where(portion < 1, quantile.rank(moving), quantile.rank(zeros))
-    kernels = list(weights.values())
-    most = [max(w.size - self.floor, 0) for w in kernels]
+    most = [m.size - k for m, k in zip(kernels, floors, strict=True)]
     c = quantile.kth_magnitude(
       kernels,
       rank,
-      uses=uses,
+      uses=[u * n for u, n in zip(uses, groups, strict=True)],
       scales=scales,
       near=near,
       most=most if self.floor else None,
@@ -163,15 +175,17 @@ class Target:
     return list(jnp.minimum(c, caps))
 
   def _zeros(
-    self, weights: Mapping[str, jax.Array], dense: Mapping[str, int]
+    self,
+    weights: Mapping[str, jax.Array],
+    dense: Mapping[str, int],
+    floors: Sequence[int],
   ) -> tuple[tuple[int, ...], int]:
     """The uses of each weight, and how many are to be zeroed in all."""
     uses = self._uses((*weights, *dense))
     sizes = [w.size for w in weights.values()]
     fixed = sum(n * uses[path] for path, n in dense.items())
     least = fixed + sum(
-      min(self.floor, n) * uses[path]
-      for path, n in zip(weights, sizes, strict=True)
+      n * uses[path] for path, n in zip(weights, floors, strict=True)
     )
     total = fixed + sum(
       n * uses[path] for path, n in zip(weights, sizes, strict=True)

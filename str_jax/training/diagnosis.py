@@ -44,7 +44,7 @@ class Point:
   Attributes:
     sparsity: fraction of zeros.
     factor: thresholds over today's.
-    largest: magnitude that is zeroed.
+    largest: magnitude that is zeroed, a norm where filters are.
     mass: share of the sum of magnitudes that is zeroed.
   """
 
@@ -110,24 +110,28 @@ def curve(
   Returns:
     A point for each.
   """
+  assert method is not None
   entries = list(sparse_weights(method, variables).values())
-  kernels = [entry.weight for entry in entries]
+  weights = [entry.weight for entry in entries]
+  compared = [method.compared(w) for w in weights]
+  groups = [w.size // c.size for w, c in zip(weights, compared, strict=True)]
   thresholds = [_threshold(method, entry) for entry in entries]
   # A layer whose threshold is zero has no share of its own yet.
   above = [t for t in thresholds if t > 0]
   scales = [t if t > 0 else float(np.mean(above or [1.0])) for t in thresholds]
-  total = quantile.total_count(kernels)
+  total = quantile.total_count(compared, groups)
 
   @jax.jit
   def at(rank: jax.Array) -> tuple[jax.Array, jax.Array]:
-    factor = quantile.kth_magnitude(kernels, rank, scales=scales)
-    gone = [
-      jnp.where(jnp.abs(w) <= factor * s, jnp.abs(w), 0.0)
-      for w, s in zip(kernels, scales, strict=True)
-    ]
-    return factor, jnp.stack([jnp.stack([g.sum(), g.max()]) for g in gone])
+    factor = quantile.kth_magnitude(compared, rank, uses=groups, scales=scales)
+    gone = []
+    for w, c, s in zip(weights, compared, scales, strict=True):
+      dead, size = jnp.abs(c) <= factor * s, jnp.abs(c)
+      mass = jnp.where(dead, jnp.abs(w), 0.0).sum()
+      gone.append(jnp.stack([mass, jnp.where(dead, size, 0.0).max()]))
+    return factor, jnp.stack(gone)
 
-  mass = sum(float(jnp.abs(w).sum()) for w in kernels)
+  mass = sum(float(jnp.abs(w).sum()) for w in weights)
   points = []
   for sparsity in sparsities:
     factor, gone = at(quantile.rank(max(1, zeros(sparsity, total))))
@@ -153,7 +157,9 @@ def _has_not_begun(method: Method, entry: SparseWeight) -> bool:
 
 
 def _why_dead(method: Method, row: report.Layer, entry: SparseWeight) -> str:
-  largest = float(jnp.abs(entry.weight).max())
+  compared = jnp.abs(method.compared(entry.weight))
+  largest = float(compared.max())
+  what = 'weight' if compared.size == entry.weight.size else "filter's norm"
   slope = jax.grad(lambda w: method(w, *entry.leaves).sum())(entry.weight)
   hope = (
     'its weights still get gradients, and may come back'
@@ -162,7 +168,7 @@ def _why_dead(method: Method, row: report.Layer, entry: SparseWeight) -> str:
   )
   return (
     f'{row.name} has no weight left: its threshold {row.threshold:.3g} is '
-    f'above its largest weight, {largest:.3g}; {hope}. Ask for fewer zeros, '
+    f'above its largest {what}, {largest:.3g}; {hope}. Ask for fewer zeros, '
     'or keep some weights in every layer (method.target_floor, with a target).'
   )
 
@@ -175,7 +181,7 @@ def _why_dense(
   decay: float,
 ) -> str:
   text = f'{row.name} is {row.sparsity:.2%} zeros: '
-  median = float(jnp.median(jnp.abs(entry.weight)))
+  median = float(jnp.median(jnp.abs(method.compared(entry.weight))))
   learned = isinstance(method, methods.STR)
   s = float(jnp.mean(entry.leaves[0])) if learned else 0.0
   if isinstance(method, methods.STR) and method.target is None:

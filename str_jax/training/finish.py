@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import rich.table
 
-from str_jax import compaction, flops, report
+from str_jax import compaction, flops, methods, report
 from str_jax.training import console as consoles
 from str_jax.training import distributed, records
 from str_jax.training.metrics import Log, Silent
@@ -145,8 +145,10 @@ def show(summary: dict[str, Any]) -> None:
       f' (best on validation, step {summary["best_step"]}: '
       f'{summary["best_top1"]:.2%})'
     )
+  top1 = summary['top1']
+  accuracy = 'not evaluated' if top1 is None else f'{top1:.2%}'
   print(
-    f'test accuracy {summary["top1"]:.2%}{best}, sparsity '
+    f'test accuracy {accuracy}{best}, sparsity '
     f'{summary["sparsity"]:.2%}, {summary["nonzero"]:,} of '
     f'{summary["weights"]:,} weights, '
     f'{summary["flops"] / summary["dense_flops"]:.2%} of the dense FLOPs, '
@@ -183,10 +185,13 @@ def _target(
     assert layers.dense_flops is not None and layers.flops is not None
     total, kept = layers.dense_flops, layers.flops
   name, value = target.asked
+  unit = 'multiply-adds' if target.counts_flops else 'weights'
+  if isinstance(run.plan.phases[0].method, methods.STRGroup):
+    unit += ' (in whole filters)'
   return {
     'name': name,
     'value': value,
-    'unit': 'multiply-adds' if target.counts_flops else 'weights',
+    'unit': unit,
     'limit': target.kept(total),
     'kept': kept,
     'tied': tied,

@@ -94,10 +94,15 @@ class Forecast:
 
   @property
   def verdict(self) -> str:
-    """'none' (0% sparse), 'late', 'early', 'over' (momentum) or 'fine'."""
+    """'none' (0% sparse), 'late', 'early', 'over' (momentum) or 'fine'.
+
+    Of a method on filters 'none' or 'unknown': their norms are the training's.
+    """
     reached, exceeded = self.first(REACHES_WEIGHTS), self.first(EXCEEDS_WEIGHTS)
     if self.first(LEAVES_ZERO) is None:
       return 'none'
+    if self.is_of_filters:
+      return 'unknown'
     if reached is None or reached > _LATE * self.steps:
       return 'late'
     if np.nanmax(self.course) > max(self.course[0], 0) + _OVER:
@@ -106,6 +111,11 @@ class Forecast:
       return 'fine'
     early = exceeded < min(_EARLY * self.steps, _EARLY_STEPS)
     return 'early' if early else 'fine'
+
+  @property
+  def is_of_filters(self) -> bool:
+    """Whether thresholds are on norms of filters, not on weights."""
+    return isinstance(self.method, methods.STRGroup)
 
   @property
   def is_driven(self) -> bool:
@@ -228,7 +238,7 @@ def warning(config: Any, plan: Plan) -> str | None:
     s may go on from another run's.
   """
   forecast = None if config.init_from else create(config, plan)
-  if forecast is None or forecast.verdict == 'fine':
+  if forecast is None or forecast.verdict in ('fine', 'unknown'):
     return None
   return f'{outlook(forecast)}; {advice(forecast)}.'
 
@@ -246,6 +256,11 @@ def outlook(forecast: Forecast) -> str:
     return (
       f'{settings} {end}, below {level:.3g} no weight is touched: 0% sparse'
     )
+  if f.verdict == 'unknown':
+    return (
+      f'{settings} {end}; which filters die follows from their norms too, '
+      'which only training shows'
+    )
   if reached is None:
     level = f.level(REACHES_WEIGHTS)
     return f'{settings} {end}, below {level:.3g} few are zeroed: hardly sparse'
@@ -261,6 +276,12 @@ def outlook(forecast: Forecast) -> str:
 
 def advice(forecast: Forecast) -> str:
   """What to set, in half a sentence."""
+  if forecast.is_of_filters:
+    return (
+      'more optimizer.threshold_decay or a higher method.init_value raises '
+      'thresholds sooner, method.slope all of them; --config.method.target=0.5 '
+      'needs none of this'
+    )
   proposals = forecast.proposals()
   good = [str(p) for p in proposals if p.value is not None]
   bad = [str(p) for p in proposals if p.value is None]
