@@ -8,7 +8,17 @@ import sys
 
 from str_jax.training.console import outlive_terminal, user_errors
 
-COMMANDS = ('evaluate', 'prepare', 'report', 'snap', 'doctor')
+# Names to modules of str_jax.commands: import is no name that Python allows.
+COMMANDS = {
+  'evaluate': 'evaluate',
+  'prepare': 'prepare',
+  'report': 'report',
+  'snap': 'snap',
+  'doctor': 'doctor',
+  'import': 'import_',
+  'export': 'export',
+  'bench': 'bench',
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -35,7 +45,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
   subparsers = parser.add_subparsers(dest='command', required=True)
   asked = [name for name in COMMANDS if name in arguments[:1]]
   for name in asked or COMMANDS:  # each has imports of its own
-    module = importlib.import_module(f'str_jax.commands.{name}')
+    module = importlib.import_module(f'str_jax.commands.{COMMANDS[name]}')
     subparser = subparsers.add_parser(
       name, help=module.__doc__, description=module.__doc__
     )

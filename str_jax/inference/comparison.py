@@ -19,6 +19,8 @@ from str_jax.inference.network import Network
 OURS = 'str_jax'
 _ROUNDS = 11
 _LEAST_SECONDS = 0.02  # of a program's turn
+# Threads of other libraries go on spinning after their turn, for 40 ms seen.
+_PAUSE_SECONDS = 0.1
 
 Call = Callable[[], object]
 
@@ -131,6 +133,7 @@ def _turns(programs: Mapping[str, Call], rounds: int) -> dict[str, list[float]]:
   taken: dict[str, list[float]] = {name: [] for name in programs}
   for _ in range(rounds):
     for name, call in programs.items():
+      time.sleep(_PAUSE_SECONDS)
       call()  # whoever came before it left the caches full of its own
       calls, start = 0, time.perf_counter()
       while calls == 0 or time.perf_counter() - start < _LEAST_SECONDS:

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 import str_jax
 from str_jax import methods
+from str_jax.interop import files, torch
 from str_jax.methods import Method
 from str_jax.paths import COLLECTION, THRESHOLD
 from str_jax.training import build, checkpoint, records
@@ -32,20 +33,48 @@ _COURSE = (
 )
 
 
-def check(source: pathlib.Path, model: str) -> ConfigDict:
-  """Looks, at no cost, whether a folder can be started from.
+def check(source: pathlib.Path, model: str) -> None:
+  """Looks whether a folder or a file can be started from; reads a file.
 
   Args:
-    source: the folder of a run.
+    source: the folder of a run, or a file, see :func:`load`.
     model: the new run's model.
 
-  Returns:
-    That run's config.
-
   Raises:
-    FileNotFoundError: no run there.
+    FileNotFoundError: no run there, or no file.
     ValueError: it is another model's.
   """
+  if files.is_file(source):  # now: the folder of the new run is not made yet
+    network(source, files.content(source), model)
+  else:
+    _config_of(source, model)
+
+
+def network(
+  path: pathlib.Path, file: files.Content, model: str, **sizes: Any
+) -> tuple[Method | None, dict[str, Any]]:
+  """The network in a file of PyTorch's names.
+
+  Args:
+    path: of the file, for errors.
+    file: what it holds.
+    model: the name of our model.
+    **sizes: of the model, where they are not the usual ones.
+
+  Returns:
+    The method, STR or None, and Linen collections.
+
+  Raises:
+    ValueError: it holds another network.
+  """
+  try:
+    return torch.from_state_dict(file.arrays, model, **sizes)
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from error
+
+
+def _config_of(source: pathlib.Path, model: str) -> ConfigDict:
+  """The config of a run that can be started from."""
   config = ConfigDict(records.read_json(source / 'config.json'))
   rounds = config.get('imp', {}).get('rounds')
   if rounds:
@@ -74,7 +103,8 @@ def load(
   a method that is to reach its sparsity at once are computed for it.
 
   Args:
-    source: the folder of a run, dense or sparse.
+    source: the folder of a run, dense or sparse; or a file that
+      `str_jax.interop.files` reads, under PyTorch's names.
     variables: initial variables of the new run.
     model: the new run's model.
     method: the new run's method.
@@ -84,13 +114,16 @@ def load(
     shape keep their initial value and are printed.
 
   Raises:
-    FileNotFoundError: no run there.
+    FileNotFoundError: no run there, or no file.
     ValueError: the checkpoint cannot be read, or is another model's.
   """
-  config = check(source, model)
-  theirs = checkpoint.read_variables(source)
-  their_method = method_of(config, theirs)
-  afresh = _thresholds_of(their_method) != _thresholds_of(method)
+  if files.is_file(source):
+    their_method, theirs = network(source, files.content(source), model)
+  else:
+    config = _config_of(source, model)
+    theirs = checkpoint.read_variables(source)
+    their_method = method_of(config, theirs)
+  afresh = meaning(their_method) != meaning(method)
   if afresh:
     theirs = str_jax.freeze(their_method, jax.tree.map(jnp.asarray, theirs))
   ours = traverse_util.flatten_dict(variables, sep='/')
@@ -142,8 +175,15 @@ def _is_shared(method: Method | None) -> bool:
   return isinstance(method, methods.STR) and method.granularity == 'global'
 
 
-def _thresholds_of(method: Method | None) -> dict[str, Any]:
-  """What must be equal for thresholds to mean the same."""
+def meaning(method: Method | None) -> dict[str, Any]:
+  """What must be equal for thresholds to mean the same.
+
+  Args:
+    method: one method.
+
+  Returns:
+    Its kind and its settings, without those of its course.
+  """
   if method is None:
     return {}
   settings = {

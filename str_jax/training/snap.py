@@ -98,13 +98,13 @@ def snap(
   Raises:
     ValueError: a target that is out of reach, or met already.
   """
-  if not int(state.step):
+  if not int(state.step) and not _is_imported(run.directory):
     raise ValueError(
       f'{run.directory} was not trained yet at step 0: snap a later checkpoint.'
     )
   variables = prune(run, stage, state.variables, asked)
   rows = [_row('as trained', run, stage, state.variables)]
-  with _made_whole(out):
+  with made_whole(out):
     new = Run(_config(run, int(state.step)), out)
     frozen = new.stage(new.plan.phases[0])
     rows.append(_row('snapped', new, frozen, variables))
@@ -169,6 +169,20 @@ def prune(
   return jax.jit(cut, out_shardings=run.placement.shardings(abstract))(added)
 
 
+@contextlib.contextmanager
+def made_whole(out: pathlib.Path) -> Iterator[None]:
+  """Removes a folder, which was not there before, if it comes to nothing.
+
+  Args:
+    out: the folder that is being made.
+  """
+  try:
+    yield
+  except BaseException:
+    shutil.rmtree(out, ignore_errors=True)
+    raise
+
+
 def again(run: Run, out: pathlib.Path) -> str:
   """The command that trains the pruned network on, its zeros frozen.
 
@@ -181,19 +195,41 @@ def again(run: Run, out: pathlib.Path) -> str:
   """
   config = _as_frozen(run.config)
   config.init_from = str(out)
-  wanted = dict(_fields(config))
   path = f'configs/{config.name or "CONFIG"}.py'
   spec = f'{path}:{config.variant}' if config.variant else path
   try:
-    given = dict(_fields(flags.load_config(spec)[0]))
+    given, _ = flags.load_config(spec)
   except ValueError:  # not in this folder: only what differs for sure
-    given = dict(_fields(run.config))
+    given = run.config
+  return training_command(config, spec, given)
+
+
+def training_command(
+  config: ConfigDict, spec: str, given: Mapping[str, Any]
+) -> str:
+  """The command that trains a config.
+
+  Args:
+    config: to be trained.
+    spec: the file, and the variant after a colon, that it came from.
+    given: what the file gives.
+
+  Returns:
+    A command line that sets what differs.
+  """
+  fields = dict(_fields(given))
   changes = [
     f'--config.{name}={_text(value)}'
-    for name, value in wanted.items()
-    if name in given and _text(value) != _text(given[name])
+    for name, value in _fields(config)
+    if name in fields and _text(value) != _text(fields[name])
   ]
   return shlex.join(['python', 'main.py', f'--config={spec}', *changes])
+
+
+def _is_imported(directory: pathlib.Path) -> bool:
+  """Whether the run was finished at step 0: its network came trained."""
+  path = directory / 'summary.json'
+  return path.exists() and records.read_json(path)['steps'] == 0
 
 
 def _target(
@@ -217,7 +253,7 @@ def _config(run: Run, step: int) -> ConfigDict:
   """The config of a run that ends at a step with its zeros frozen."""
   config = _as_frozen(run.config)
   values: dict[str, Any] = {
-    'total_steps': step,
+    'total_steps': max(step, 1),  # 0 of an imported network
     'total_epochs': None,
     'checkpoint_keep_steps': None,
     'checkpoint_keep_epochs': None,
@@ -226,16 +262,6 @@ def _config(run: Run, step: int) -> ConfigDict:
     values |= {'schedule.warmup_steps': None, 'schedule.warmup_epochs': None}
   config.update_from_flattened_dict(values)
   return config
-
-
-@contextlib.contextmanager
-def _made_whole(out: pathlib.Path) -> Iterator[None]:
-  """Removes a folder, which was not there before, if it comes to nothing."""
-  try:
-    yield
-  except BaseException:
-    shutil.rmtree(out, ignore_errors=True)
-    raise
 
 
 def _row(name: str, run: Run, stage: Stage, variables: Any) -> Row:

@@ -10,14 +10,11 @@
 #define STR_JAX_TENSOR_H_
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <cstring>
-#include <functional>
-#include <memory>
-#include <thread>
 #include <vector>
 
+#include "workers.h"
 #include "xla/ffi/api/ffi.h"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -110,31 +107,11 @@ class Aligned {
   std::vector<float> memory_;
 };
 
-// Runs work(0) to work(count - 1) on the pool's threads and on this one.
+// Runs work(0) to work(count - 1) on as many threads as XLA has.
 template <typename Work>
 void Parallel(ffi::ThreadPool& pool, int64_t count, const Work& work) {
   const int64_t threads = std::min<int64_t>(pool.num_threads(), count);
-  if (threads <= 1) {
-    for (int64_t i = 0; i < count; ++i) work(i);
-    return;
-  }
-  struct Progress {
-    std::atomic<int64_t> next{0}, done{0};
-  };
-  // Shared, as a thread may come when all is done and this function gone.
-  auto progress = std::make_shared<Progress>();
-  const std::function<void()> take = [progress, count, &work] {
-    int64_t i;
-    while ((i = progress->next.fetch_add(1)) < count) {
-      work(i);
-      progress->done.fetch_add(1, std::memory_order_release);
-    }
-  };
-  for (int64_t t = 1; t < threads; ++t)
-    pool.Schedule(std::function<void()>(take));
-  take();
-  while (progress->done.load(std::memory_order_acquire) < count)
-    std::this_thread::yield();
+  Workers::All().Run(threads, count, work);
 }
 
 }  // namespace str_jax

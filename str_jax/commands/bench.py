@@ -1,0 +1,158 @@
+"""Times a trained network on this CPU, beside dense ones."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from str_jax.inference.comparison import Comparison
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Declares the command's arguments."""
+  parser.add_argument('directory', type=pathlib.Path, help='folder of a run')
+  parser.add_argument(
+    '--batch',
+    type=_numbers,
+    default=(1, 8),
+    metavar='N,N',
+    help='images of a call, several with commas (default: 1,8)',
+  )
+  parser.add_argument(
+    '--threads', type=int, help='CPUs to use (default: all that there are)'
+  )
+  parser.add_argument(
+    '--checkpoint',
+    default='last',
+    help="'last', 'best' on validation, or a step (default: last)",
+  )
+  parser.add_argument(
+    '--image_shape',
+    type=_numbers,
+    metavar='H,W,C',
+    help="of an image (default: the config's, or its data set's)",
+  )
+  parser.add_argument(
+    '--compact',
+    action='store_true',
+    help='without the filters that died, the dense programs too',
+  )
+
+
+def run(args: argparse.Namespace) -> None:
+  """Builds the network, times it and prints the tables.
+
+  Raises:
+    FileNotFoundError: no run there, or no such checkpoint.
+    ValueError: a model that inference does not know, or a number out of range.
+  """
+  threads = _take_threads(args.threads)
+  if args.image_shape and len(args.image_shape) != 3:
+    raise ValueError(
+      f'--image_shape must be three numbers, as 224,224,3, got '
+      f'{",".join(map(str, args.image_shape))}.'
+    )
+  from absl import logging
+
+  from str_jax.inference import comparison, reading
+  from str_jax.training import networks
+
+  logging.set_verbosity(logging.WARNING)  # Orbax tells of every file
+  found = networks.load(args.directory, args.checkpoint)
+  shape = args.image_shape or found.image_shape()
+  if args.compact:
+    found = found.compact()
+  network = reading.network(found.model, found.variables)
+  print(
+    f'{args.directory}: {found.config.model.name}, '
+    f'{found.layers.sparsity:.2%} of the weights are zero, {threads} '
+    f'thread{"s" if threads > 1 else ""}'
+  )
+  for batch in args.batch:
+    _show(comparison.compare(network, (batch, *shape), threads))
+
+
+def _show(result: Comparison) -> None:
+  """Prints what was measured for one batch."""
+  import rich.console
+  import rich.table
+  from rich import box
+
+  console = rich.console.Console()
+  batch = result.images[0]
+  ours = result.ours
+  layers = rich.table.Table(box=box.SIMPLE_HEAD)
+  for column in ('layer', 'zeros', 'by', 'us', 'dense us'):
+    right = column not in ('layer', 'by')
+    layers.add_column(column, justify='right' if right else 'left')
+  for layer in ours.layers:
+    taken = layer.seconds.get(layer.kernel)
+    dense = [s for k, s in layer.seconds.items() if not k.sparse]
+    layers.add_row(
+      layer.name,
+      f'{1 - layer.nonzero / layer.weights:.1%}',
+      str(layer.kernel),
+      '' if taken is None else f'{taken * 1e6:,.0f}',
+      f'{min(dense) * 1e6:,.0f}' if dense else '',
+    )
+  programs = rich.table.Table(box=box.SIMPLE_HEAD)
+  programs.add_column(f'batch {batch}')
+  for column in ('ms', 'over str_jax', 'range', 'logits differ by'):
+    programs.add_column(column, justify='right')
+  for row in result.rows:
+    programs.add_row(
+      row.program,
+      f'{row.seconds * 1e3:.3g}',
+      f'{row.ratio:.2f}',
+      f'{row.least:.2f}-{row.most:.2f}',
+      f'{row.difference:.0e}',
+    )
+  console.print(layers, programs)
+  if ours.note:
+    print(f'plain JAX, as {ours.note}')
+  if result.missing:
+    print(f'not measured, as not installed: {", ".join(result.missing)}')
+  sparse = sum(layer.kernel.sparse for layer in ours.layers)
+  best = min(result.rows[1:], key=lambda row: row.ratio)
+  if result.speedup >= 1:
+    verdict = f'{result.speedup:.2f} times as fast as the best dense program'
+  else:
+    verdict = (
+      f'SLOWER, {result.speedup:.2f} times as fast as the best dense one'
+    )
+  print(
+    f'batch {batch}: {sparse} of {len(ours.layers)} layers by sparse kernels; '
+    f'{verdict} ({best.program})\n'
+  )
+
+
+def _take_threads(asked: int | None) -> int:
+  """Keeps this process to so many CPUs; before JAX starts its threads."""
+  if not hasattr(os, 'sched_setaffinity'):
+    if asked is not None:
+      raise ValueError(
+        '--threads is known on Linux alone: leave it out, and all CPUs are '
+        'used.'
+      )
+    return os.cpu_count() or 1
+  cpus = sorted(os.sched_getaffinity(0))
+  if asked is None:
+    return len(cpus)
+  if not 1 <= asked <= len(cpus):
+    raise ValueError(
+      f'--threads must be from 1 to the {len(cpus)} CPUs here, got {asked}.'
+    )
+  os.sched_setaffinity(0, cpus[:asked])
+  return asked
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+  numbers = tuple(int(n) if n.isdigit() else 0 for n in text.split(','))
+  if 0 in numbers:
+    raise argparse.ArgumentTypeError(
+      f'numbers of 1 or more are wanted, with commas between; got {text!r}'
+    )
+  return numbers

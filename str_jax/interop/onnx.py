@@ -1,0 +1,116 @@
+"""A trained network as an ONNX model, by the package jax2onnx."""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from str_jax.interop.stablehlo import check_images
+
+TOLERANCE = 1e-4  # of the largest logit, or of 1
+INPUT, OUTPUT = 'images', 'logits'
+
+
+def write(
+  path: str | pathlib.Path,
+  model: Any,
+  variables: Any,
+  image_shape: tuple[int, int, int],
+  batch: int | None = None,
+) -> float:
+  """Writes the forward pass with its weights, and runs what was written.
+
+  The model's input is `images`, NHWC, its output `logits`, both float32.
+
+  Args:
+    path: the file.
+    model: a dense Linen model, called as those of `str_jax.models`.
+    variables: its Linen collections.
+    image_shape: (height, width, channels) of an image.
+    batch: images a call; None leaves it open.
+
+  Returns:
+    The largest difference of a logit between ONNX Runtime and the model, on
+    random images.
+
+  Raises:
+    OSError: the file cannot be written.
+    ValueError: a package is missing, the model cannot be converted, or ONNX
+      Runtime gives other logits.
+  """
+  # jax2onnx logs a traceback of each plugin that does not fit this JAX.
+  logging.getLogger('jax2onnx').setLevel(logging.ERROR)
+  jax2onnx, onnxruntime = _packages()
+  if getattr(model, 'max_pool', None) is not None:
+    model = model.clone(max_pool=_max_pool)
+
+  def logits(images: jax.Array) -> jax.Array:
+    return model.apply(variables, images, train=False)
+
+  try:
+    proto = jax2onnx.to_onnx(
+      logits,
+      inputs=[(batch or 'batch', *image_shape)],
+      model_name=type(model).__name__,
+      input_names=[INPUT],
+      output_names=[OUTPUT],
+    )
+  except (NotImplementedError, TypeError, ValueError) as error:
+    reason = str(error).splitlines()[0]
+    raise ValueError(
+      f'jax2onnx cannot convert this {type(model).__name__} '
+      f'({type(error).__name__}: {reason}): export it to stablehlo.'
+    ) from error
+  del proto.graph.value_info[:]  # shapes in between, some in another layout
+  data = proto.SerializeToString()
+  pathlib.Path(path).write_bytes(data)
+  images = check_images(image_shape, batch)
+  options = onnxruntime.SessionOptions()
+  options.intra_op_num_threads = 1
+  session = onnxruntime.InferenceSession(
+    data, options, providers=['CPUExecutionProvider']
+  )
+  (theirs,) = session.run([OUTPUT], {INPUT: images})
+  with jax.default_matmul_precision('highest'):
+    ours = np.asarray(jax.jit(logits)(images))
+  difference = float(np.abs(theirs - ours).max())
+  if not difference <= TOLERANCE * max(1, np.abs(ours).max()):
+    raise ValueError(
+      f'ONNX Runtime gives other logits than JAX, by {difference:.1e}: try '
+      'another version of jax2onnx, or export to stablehlo.'
+    )
+  return difference
+
+
+def _packages() -> tuple[Any, Any]:
+  try:
+    import jax2onnx
+    import onnxruntime
+  except ModuleNotFoundError as error:
+    raise ValueError(
+      f'a .onnx file needs the package {error.name}, which is not installed: '
+      "pip install 'str-jax[train,onnx]'."
+    ) from error
+  return jax2onnx, onnxruntime
+
+
+def _max_pool(
+  x: jax.Array,
+  window_shape: tuple[int, ...],
+  strides: tuple[int, ...],
+  padding: Any,
+) -> jax.Array:
+  """Flax's, with the padding apart: jax2onnx knows no other."""
+  if not isinstance(padding, str):
+    borders = ((0, 0), *padding, (0, 0))
+    x = jnp.pad(x, borders, constant_values=-jnp.inf)
+    padding = 'VALID'
+  return nn.max_pool(
+    x, window_shape=window_shape, strides=strides, padding=padding
+  )
