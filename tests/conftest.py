@@ -44,9 +44,6 @@ METHODS = {
     rescale=True,
   ),
   'str_group': methods.create('str_group', init_value=0.0, slope=2.5),
-  'str_group_filter': methods.create(
-    'str_group', init_value=0.25, g='exp', granularity='filter'
-  ),
   'str_group_target': methods.create(
     'str_group',
     target=methods.Target(0.1, floor=1),
@@ -67,11 +64,6 @@ METHODS = {
   ),
   'dnw': methods.create('dnw', sparsity=0.8, budget='erk'),
   'st3_2_4': methods.create('st3', sparsity=0.6, end_step=4, pattern='2:4'),
-  'feather_2_4': methods.create(
-    'feather', sparsity=0.2, end_step=4, pattern='2:4'
-  ),
-  'gmp_1_4': methods.create('gmp', sparsity=0.2, end_step=4, pattern='1:4'),
-  'dnw_4_8': methods.create('dnw', sparsity=0.2, pattern='4:8'),
   'frozen': methods.create('frozen'),
 }
 

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     FileNotFoundError: no run there, or no such checkpoint.
     ValueError: a model that inference does not know, or a number out of range.
   """
-  threads = _take_threads(args.threads)
+  threads = take_threads(args.threads)
   if args.image_shape and len(args.image_shape) != 3:
     raise ValueError(
       f'--image_shape must be three numbers, as 224,224,3, got '
@@ -129,8 +129,18 @@ def _show(result: Comparison) -> None:
   )
 
 
-def _take_threads(asked: int | None) -> int:
-  """Keeps this process to so many CPUs; before JAX starts its threads."""
+def take_threads(asked: int | None) -> int:
+  """Keeps this process to so many CPUs; before JAX starts its threads.
+
+  Args:
+    asked: their number; None for all that there are.
+
+  Returns:
+    The number.
+
+  Raises:
+    ValueError: there are not so many, or the system has no such call.
+  """
   if not hasattr(os, 'sched_setaffinity'):
     if asked is not None:
       raise ValueError(

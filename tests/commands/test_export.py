@@ -1,22 +1,17 @@
 """`python -m str_jax export`: every kind of file, from a run's folder alone."""
 
-import contextlib
 import hashlib
 import json
 import re
-import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import linen as nn
+from network_folders import images
 
 import str_jax
-from configs import common
-from str_jax import __main__ as command_line
-from str_jax import budgets, models, paths, report
+from str_jax import budgets, models, report
 from str_jax.interop import (
   c_header,
   dense_file,
@@ -25,81 +20,7 @@ from str_jax.interop import (
   stablehlo,
   torch,
 )
-from str_jax.training import build, checkpoint, setup, workdir
-from str_jax.training import state as states
-
-MODELS = {
-  'convnet': {'model.widths': (4, 8), 'model.dtype': 'bfloat16'},
-  'resnet20': {'model.stage_sizes': (1, 1), 'model.width': 4},
-  'fastgrnn': {'model.hidden': 6, 'model.gated': True, 'method.g': 'exp'},
-}
-STR = {'method.name': 'str', 'method.init_value': -3.0, 'dataset': 'digits'}
-
-
-def images(shape=(3, 8, 8, 1)):
-  return np.random.default_rng(0).standard_normal(shape, np.float32)
-
-
-def make(directory, arch):
-  """The folder of a run with a checkpoint, as if it had been trained."""
-  config = common.get_config()
-  config.update_from_flattened_dict(STR | {'model.name': arch})
-  with config.unlocked():
-    config.update_from_flattened_dict(MODELS[arch])
-  workdir.claim(directory, config)
-  method = build.method(config.method)
-  model = build.model(config, 10, method)
-  leaves = jax.eval_shape(model.init, jax.random.key(0), images())
-  rng = np.random.default_rng(0)
-
-  def draw(path, leaf):
-    name = paths.path_names(path)[-1]
-    if name == paths.THRESHOLD:
-      return jnp.full(leaf.shape, -3.0)  # 0.05 on abs(w)
-    low = 0.1 if name == 'var' else -0.3
-    return jnp.asarray(rng.uniform(low, 0.3, leaf.shape), 'f')
-
-  variables = jax.tree_util.tree_map_with_path(draw, leaves)
-  saved = checkpoint.Checkpoints(directory / 'checkpoints')
-  with contextlib.closing(saved):
-    saved.save(states.from_variables(variables, optax.sgd(0.1), 4))
-  return variables
-
-
-@pytest.fixture(scope='module')
-def runs(tmp_path_factory):
-  """From an arch to its run's folder and what that holds."""
-  made = {}
-
-  def get(arch):
-    if arch not in made:
-      folder = tmp_path_factory.mktemp(arch) / 'run'
-      made[arch] = folder, make(folder, arch)
-    return made[arch]
-
-  return get
-
-
-@pytest.fixture
-def export(runs, tmp_path, monkeypatch, capsys):
-  """Runs the command in a folder of its own; returns what it printed."""
-  monkeypatch.chdir(tmp_path)
-
-  def export(arch, *arguments):
-    folder = runs(arch)[0] if arch in MODELS else arch
-    capsys.readouterr()
-    command_line.main(['export', str(folder), *arguments])
-    return capsys.readouterr().out
-
-  return export
-
-
-@pytest.fixture
-def no_data(monkeypatch):
-  def missing(config):
-    raise FileNotFoundError('the data set is not here')
-
-  monkeypatch.setattr(setup, 'dataset', missing)
+from str_jax.training import checkpoint
 
 
 def effective(variables):
@@ -313,113 +234,3 @@ def test_a_cell_in_c(export, compact, monkeypatch):
   ((model, values, logits),) = seen
   assert values == 'int8' and model.gated != bool(compact)
   assert model.method is None and logits.shape == (2, 10)
-
-
-@pytest.mark.parametrize(
-  ('arguments', 'sentence'),
-  [
-    (['--to=a.tflite'], 'ends in one of dense.safetensors, .*got a.tflite'),
-    (['--to=a.safetensors'], 'ends in one of .*; got a.safetensors'),
-    (['--to=no/b.csv'], 'no/b.csv cannot be written: name a file in a folder'),
-    (['--to=there.csv'], 'there.csv is there already: .* --overwrite'),
-    (['--to=b.csv', '--values=int8'], '--values does nothing for b.csv'),
-    (['--to=b.csv', '--thresholds'], '--thresholds does nothing for b.csv'),
-    (['--to=a.pth', '--batch=1'], '--batch does nothing for a.pth'),
-    (['--to=a.onnx', '--batch=0'], '--batch must be 1 or more, got 0'),
-    (['--to=a.pth', '--thresholds', '--compact'], 'leave one out'),
-    (['--to=b.csv', '--out=b.txt'], "--out must end .* in '.csv'; got b.txt"),
-    (['--to=b.csv', '--checkpoint=7'], "has no checkpoint '7'; it has 4, last"),
-    (['--to=a.pth'], 'one of resnet18, .*mobilenet_v1; got .convnet'),
-    (['--to=a.h'], 'FastGRNN'),
-    (['--to=a.onnx', '--image_shape=3,3'], "wanted, as 224,224,3; got '3,3'"),
-  ],
-  ids=lambda value: ' '.join(value) if isinstance(value, list) else '',
-)
-def test_a_wrong_call_is_one_sentence(
-  arguments, sentence, export, tmp_path, capsys
-):
-  (tmp_path / 'there.csv').write_text('mine')
-  with pytest.raises(SystemExit) as stopped:
-    export('convnet', *arguments)
-  assert stopped.value.code == 2
-  error = capsys.readouterr().err
-  assert re.search(sentence, error) and 'Traceback' not in error
-  assert [path.name for path in tmp_path.iterdir()] == ['there.csv']
-  assert (tmp_path / 'there.csv').read_text() == 'mine'
-
-
-def test_folders_that_are_none_of_a_run(export, runs, tmp_path, capsys):
-  config = json.loads((runs('convnet')[0] / 'config.json').read_text())
-  for content, sentence in (
-    (None, 'config.json is missing: name the folder of a training run'),
-    ({}, 'config.json lacks dataset, method, model, optimizer'),
-    (config | {'imp': {'rounds': 3}}, 'holds several runs: .*round-3'),
-    (config, "has no checkpoint 'last'; it has none"),
-  ):
-    if content is not None:
-      (tmp_path / 'config.json').write_text(json.dumps(content))
-    with pytest.raises(SystemExit):
-      export(tmp_path, '--to=b.csv')
-    assert re.search(sentence, capsys.readouterr().err)
-
-
-@pytest.mark.parametrize(
-  ('package', 'to'),
-  [
-    ('torch', 'a.pth'),
-    ('jax2onnx', 'a.onnx'),
-    ('flatbuffers', 'stablehlo'),
-    ('safetensors.numpy', 'dense.safetensors'),
-  ],
-)
-def test_a_missing_package(package, to, export, tmp_path, monkeypatch, capsys):
-  monkeypatch.setitem(sys.modules, package, None)
-  arch = 'resnet20' if package == 'torch' else 'convnet'
-  with pytest.raises(SystemExit):
-    export(arch, f'--to={to}')
-  error = capsys.readouterr().err
-  assert package.partition('.')[0] in error and 'pip install' in error
-  assert not [*tmp_path.iterdir()]
-
-
-def test_a_failure_leaves_the_file_that_was_there(
-  export, tmp_path, monkeypatch, capsys
-):
-  export('convnet', '--to=b.csv')
-  before = (tmp_path / 'b.csv').read_bytes()
-
-  def fails(path, budget):
-    path.write_text('half')
-    raise OSError(28, 'No space left on device')
-
-  with monkeypatch.context() as patch:
-    patch.setattr(budgets, 'write_csv', fails)
-    with pytest.raises(SystemExit):
-      export('convnet', '--to=b.csv', '--overwrite')
-  assert 'b.csv cannot be written (No space left' in capsys.readouterr().err
-  assert [path.name for path in tmp_path.iterdir()] == ['b.csv']
-  assert (tmp_path / 'b.csv').read_bytes() == before
-  (tmp_path / 'b.csv').write_text('old')
-  export('convnet', '--to=b.csv', '--overwrite')
-  assert (tmp_path / 'b.csv').read_bytes() == before
-
-
-def test_another_name_than_the_kind(export, tmp_path):
-  export('convnet', '--to=sparse.safetensors', '--out=small.safetensors')
-  assert [path.name for path in tmp_path.iterdir()] == ['small.safetensors']
-  assert sparse_file.read('small.safetensors')[0]['format'] == 'sparse'
-
-
-@pytest.mark.parametrize('name', ['convnet', 'wrn_34_2', 'vgg16_st3'])
-def test_settings_make_a_model_again(name):
-  model = models.create(name, num_classes=7, classifier_bias=True)
-  again = models.create(name, **dense_file.settings(model))
-  assert dense_file.settings(again) == dense_file.settings(model)
-  shapes = [
-    jax.tree.map(
-      jnp.shape,
-      jax.eval_shape(m.init, jax.random.key(0), images((1, 32, 32, 3))),
-    )
-    for m in (model, again)
-  ]
-  assert shapes[0] == shapes[1]
