@@ -29,6 +29,8 @@ def extensions() -> list[Extension]:
   """
   try:
     import jax.ffi
+
+    from str_jax.inference import native
   except ImportError:
     return []
   kernels = Extension(
@@ -36,7 +38,7 @@ def extensions() -> list[Extension]:
     ['str_jax/inference/kernels/kernels.cc'],
     depends=[str(p) for p in (ROOT / 'str_jax/inference/kernels').iterdir()],
     include_dirs=[jax.ffi.include_dir()],
-    extra_compile_args=['-O3', '-std=c++17', '-Wno-psabi'],
+    extra_compile_args=[*native.FLAGS, *native.macros()],
     optional=True,  # without a compiler, too, there is a package
   )
   return [kernels]

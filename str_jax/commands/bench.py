@@ -117,7 +117,10 @@ def _show(result: Comparison) -> None:
     print(f'not measured, as not installed: {", ".join(result.missing)}')
   sparse = sum(layer.kernel.sparse for layer in ours.layers)
   best = min(result.rows[1:], key=lambda row: row.ratio)
-  if result.speedup >= 1:
+  wrong = [row.program for row in result.rows if not row.difference < 1e-3]
+  if wrong:
+    verdict = f'NO VERDICT: {", ".join(wrong)} computed other logits than ours'
+  elif result.speedup >= 1:
     verdict = f'{result.speedup:.2f} times as fast as the best dense program'
   else:
     verdict = (

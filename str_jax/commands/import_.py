@@ -100,7 +100,7 @@ def _show_next(
   arrived: 'Arrived', summary: dict[str, Any], out: pathlib.Path
 ) -> None:
   """Prints the commands to go on with."""
-  from str_jax.training import flags, snap
+  from str_jax.training import command_line, flags
 
   config = copy.deepcopy(arrived.config)
   config.init_from = str(out)
@@ -110,7 +110,7 @@ def _show_next(
   print(f'  python -m str_jax report {folder}')
   print(f'  python -m str_jax evaluate {folder}')
   print(f'  python -m str_jax snap {folder} --target=0.95')
-  print(f'  {snap.training_command(config, arrived.spec, given)}')
+  print(f'  {command_line.training(config, arrived.spec, given)}')
   if arrived.method is None and summary['sparsity'] > _ZEROS:
     print('  (and --config.method.name=frozen to keep its zeros)')
   if not arrived.is_here:

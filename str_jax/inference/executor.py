@@ -269,8 +269,7 @@ def _time(
     for name, function in functions.items():
       start = time.perf_counter()
       for _ in range(_CALLS):
-        last = function()
-      last.block_until_ready()
+        function().block_until_ready()  # else several may run at once
       seconds = (time.perf_counter() - start) / _CALLS
       best[name] = min(seconds, best.get(name, seconds))
   return best

@@ -117,19 +117,22 @@ def shapes(
     (batch, classes).
 
   Raises:
-    ValueError: the first layer wants another number of channels.
+    ValueError: a layer wants another number of channels than it gets, or adds
+      what has another shape.
   """
-  first = network[0]
-  assert isinstance(first, Conv)
-  wanted = first.kernel.shape[2]
-  if images[3] != wanted:
-    raise ValueError(
-      f'images of {wanted} channels are wanted by {first.name}, got the shape '
-      f'{images}: give (batch, height, width, {wanted}).'
-    )
   made: dict[str, tuple[int, ...]] = {IMAGES: images}
   for node in network:
     batch, height, width, channels = made[node.source]
+    if not isinstance(node, MaxPool):
+      of_channels = isinstance(node, Conv) and node.depthwise
+      wanted = node.kernel.shape[-1 if of_channels else -2]
+      if channels != wanted:
+        what = f'of the shape {images}' if node is network[0] else node.source
+        raise ValueError(
+          f'{node.name} wants {wanted} channels, but gets {channels} from '
+          f'{"images " * (node is network[0])}{what}: pass images and '
+          'variables of the model.'
+        )
     if isinstance(node, Classifier):
       made[node.name] = (batch, node.kernel.shape[-1])
       continue
@@ -137,5 +140,11 @@ def shapes(
     if isinstance(node, Conv):
       channels = node.kernel.shape[-1]
     size = (-(-height // stride), -(-width // stride))
-    made[node.name] = (batch, *size, channels)
+    shape = made[node.name] = (batch, *size, channels)
+    added = node.add if isinstance(node, Conv) else None
+    if added is not None and made[added] != shape:
+      raise ValueError(
+        f'{node.name} is of the shape {shape}, but adds {added} of '
+        f'{made[added]}: pass the variables of the model.'
+      )
   return made

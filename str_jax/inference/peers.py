@@ -149,14 +149,15 @@ def _onnx(network: Network) -> Any:
     made = emit(
       'Conv',
       [node.source, kernel, bias],
-      f'{name}/conv' if node.relu or node.add else name,
+      f'{name}/conv' if node.relu or node.add is not None else name,
       kernel_shape=[size, size],
       strides=[node.stride] * 2,
       pads=[size // 2] * 4,
       group=node.kernel.shape[3] if node.depthwise else 1,
     )
     if node.add is not None:
-      made = emit('Add', [made, node.add], f'{name}/sum')
+      total = f'{name}/sum' if node.relu else name
+      made = emit('Add', [made, node.add], total)
     if node.relu:
       emit('Relu', [made], name)
   floats = onnx.TensorProto.FLOAT

@@ -60,6 +60,12 @@ class Planar:
       if len(shape) == 4:
         _, height, width, channels = shape
         self._layouts[name] = Layout(channels, height, width, gaps[name])
+    largest = max(layout.size for layout in self._layouts.values())
+    if 4 * largest >= 1 << 31:  # 4: phases
+      raise ValueError(
+        f'images of shape {images} make a tensor of {largest:,} numbers, more '
+        "than the kernels' offsets can count: take smaller images."
+      )
     last = network[-1]
     assert isinstance(last, Classifier)
     self._before = _depthwise_before(network)

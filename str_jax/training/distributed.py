@@ -8,6 +8,7 @@ import importlib.util
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 
@@ -19,6 +20,7 @@ from str_jax.training.console import one_line
 
 _LONGEST = 2000  # bytes of a sentence that goes to all processes
 _TIMEOUT_SECONDS = 300  # for the others to appear
+_GRACE_SECONDS = 1.0  # for the others to end by themselves
 # How errors of communication begin, on a CPU, a GPU or a TPU.
 _LOST = re.compile(
   '(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|CANCELLED|DEADLINE_EXCEEDED): '
@@ -184,6 +186,8 @@ def leaving() -> Iterator[None]:
       traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
+    if is_first():  # without it the others are aborted, with no word of theirs
+      time.sleep(_GRACE_SECONDS)
     os._exit(code if isinstance(code, int) else 1)
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import json
 import pathlib
-import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,7 +16,14 @@ from ml_collections import ConfigDict
 
 import str_jax
 from str_jax import methods, report
-from str_jax.training import build, finish, flags, norms, records
+from str_jax.training import (
+  build,
+  command_line,
+  finish,
+  flags,
+  norms,
+  records,
+)
 from str_jax.training import console as consoles
 from str_jax.training.loop import Run
 from str_jax.training.stage import Stage
@@ -201,29 +206,7 @@ def again(run: Run, out: pathlib.Path) -> str:
     given, _ = flags.load_config(spec)
   except ValueError:  # not in this folder: only what differs for sure
     given = run.config
-  return training_command(config, spec, given)
-
-
-def training_command(
-  config: ConfigDict, spec: str, given: Mapping[str, Any]
-) -> str:
-  """The command that trains a config.
-
-  Args:
-    config: to be trained.
-    spec: the file, and the variant after a colon, that it came from.
-    given: what the file gives.
-
-  Returns:
-    A command line that sets what differs.
-  """
-  fields = dict(_fields(given))
-  changes = [
-    f'--config.{name}={_text(value)}'
-    for name, value in _fields(config)
-    if name in fields and _text(value) != _text(fields[name])
-  ]
-  return shlex.join(['python', 'main.py', f'--config={spec}', *changes])
+  return command_line.training(config, spec, given)
 
 
 def _is_imported(directory: pathlib.Path) -> bool:
@@ -310,21 +293,3 @@ def _show(rows: list[Row]) -> None:
   dead = [row.name for row in rows[-1].layers.rows if not row.nonzero]
   if dead:
     print(f'no weight is left in {", ".join(dead)}')
-
-
-def _fields(
-  config: Mapping[str, Any], prefix: str = ''
-) -> Iterator[tuple[str, Any]]:
-  """The fields of a config by their dotted names."""
-  for name, value in config.items():
-    if isinstance(value, ConfigDict):
-      yield from _fields(value, f'{prefix}{name}.')
-    else:
-      yield prefix + name, value
-
-
-def _text(value: Any) -> str:
-  """A field's value as the command line takes it."""
-  if isinstance(value, (list, tuple)):
-    return ','.join(json.dumps(x) for x in value)
-  return str(value)

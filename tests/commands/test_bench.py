@@ -57,7 +57,7 @@ def test_without_the_kernels_it_says_so(bench, monkeypatch):
     (['--batch=0'], "numbers of 1 or more are wanted.*got '0'"),
     (['--batch=1,x'], "got '1,x'"),
     (['--image_shape=8,8'], 'three numbers, as 224,224,3, got 8,8'),
-    (['--image_shape=8,8,3'], 'images of 1 channels are wanted by stem'),
+    (['--image_shape=8,8,3'], 'stem wants 1 channels, but gets 3'),
     (['--checkpoint=7'], "has no checkpoint '7'"),
   ],
   ids=lambda value: value[0] if isinstance(value, list) else '',

@@ -1,6 +1,7 @@
 """Where the C++ kernels come from, and what is said where they do not."""
 
 import shutil
+import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,11 @@ from str_jax.inference import native
 @pytest.fixture(autouse=True)
 def a_cache(monkeypatch, tmp_path):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-  native.register.cache_clear()
+  sources = shutil.copytree(native.SOURCES, tmp_path / 'sources' / 'kernels')
+  monkeypatch.setattr(native, 'SOURCES', sources)  # beside no built library
+  native._register.cache_clear()
   yield
-  native.register.cache_clear()
+  native._register.cache_clear()
 
 
 def test_without_a_compiler_plain_jax_computes(monkeypatch):
@@ -47,8 +50,23 @@ def test_a_compiler_that_fails(monkeypatch, tmp_path):
 
 def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
   (tmp_path / 'str_jax').write_text('a file in the way')
-  with pytest.raises(native.Missing, match='could not be built'):
+  with pytest.raises(native.Missing, match='XDG_CACHE_HOME to one that can b'):
     native.register()
+
+
+def test_without_a_home(monkeypatch):
+  def home():
+    raise RuntimeError('Could not determine home directory.')
+
+  monkeypatch.delenv('XDG_CACHE_HOME')
+  monkeypatch.setattr(native.pathlib.Path, 'home', home)
+  with pytest.raises(native.Missing, match='no folder to be built in'):
+    native.register()
+
+
+def test_the_compiler_may_have_words_before_it(monkeypatch):
+  monkeypatch.setenv('CXX', 'env A=1 g++')
+  assert native._compiler() == ['env', 'A=1', 'g++']
 
 
 def test_a_library_that_does_not_load(tmp_path):
@@ -78,10 +96,19 @@ def test_of_another_device(monkeypatch):
     native.register()
 
 
-def test_the_package_may_bring_it(monkeypatch, tmp_path):
-  sources = tmp_path / 'kernels'
-  sources.mkdir()
-  monkeypatch.setattr(native, 'SOURCES', sources)
-  brought = tmp_path / '_kernels.abi3.so'
-  brought.touch()
-  assert native.library() == brought
+@pytest.mark.parametrize('same', [True, False])
+def test_the_package_may_bring_it(same):
+  """Of the same sources it is taken, of others left."""
+  try:
+    compiler = native._compiler()
+  except native.Missing:
+    pytest.skip('there is no C++ compiler')
+  source = native.SOURCES.parent / 'stub.cc'
+  made_of = native._sources() if same else 'others'
+  source.write_text(
+    f'extern "C" {{ extern const char* const StrJaxSources = "{made_of}"; }}'
+  )
+  brought = native.SOURCES.parent / '_kernels.abi3.so'
+  options = ['-shared', '-fPIC', '-o', str(brought), str(source)]
+  subprocess.run([*compiler, *options], check=True)
+  assert (native._packaged() is not None) == same

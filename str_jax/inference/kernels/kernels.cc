@@ -3,6 +3,12 @@
 #include "product.h"
 #include "window.h"
 
+#ifndef STR_JAX_SOURCES
+#define STR_JAX_SOURCES ""
+#endif
+// What the library was made of, for who loads it.
+extern "C" const char* const StrJaxSources = STR_JAX_SOURCES;
+
 namespace str_jax {
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(StrJaxProduct, ProductOf,

@@ -278,8 +278,11 @@ inline ffi::Error ProductOf(ffi::ThreadPool pool, Floats x, Ints weights,
                             Numbers input, Numbers output, bool dense,
                             int64_t vectors, bool relu, bool window_relu) {
   const Layout in = LayoutOf(input), out = LayoutOf(output);
+  const size_t added = residual.element_count();
   if (!Fits(in, x, out, y) || in.row() != out.row() || in.gap != out.gap ||
-      in.height != out.height)
+      in.height != out.height ||
+      static_cast<int64_t>(bias.element_count()) != out.channels ||
+      (added > 0 && added != y->element_count()))
     return Unfit();
   const auto pointer = [](const Floats& array) {
     return array.element_count() ? array.typed_data() : nullptr;

@@ -17,7 +17,8 @@
 #include "workers.h"
 #include "xla/ffi/api/ffi.h"
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#if !defined(STR_JAX_ONE_CPU) && defined(__x86_64__) && \
+    defined(__GLIBC__) && !defined(__clang__) && __GNUC__ >= 12
 // Machine code for several kinds of CPU; the loader takes the best.
 #define FOR_EACH_CPU \
   __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))

@@ -96,7 +96,7 @@ INLINE Vector Over(const float* const* taps, const float* weights, float bias,
   for (int k = 0; k < 9; ++k) {
     const Vector x = Load(taps[k] + p);
     if constexpr (kLargest)
-      sum = x > sum ? x : sum;
+      sum = (x > sum) | (x != x) ? x : sum;  // keeps NaN
     else
       sum += weights[k] * x;
   }
@@ -190,7 +190,7 @@ inline ffi::Error MeanOf(Floats x, Result y, Numbers input, Numbers output) {
   const Layout in = LayoutOf(input), out = LayoutOf(output);
   const int64_t images = x.dimensions()[0];
   if (static_cast<int64_t>(y->element_count()) != out.image() ||
-      out.width != images)
+      out.width != images || in.channels != out.channels)
     return Unfit();
   const float area = static_cast<float>(in.height * in.width);
   for (int64_t c = 0; c < in.channels; ++c)

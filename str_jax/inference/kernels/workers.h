@@ -12,6 +12,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 namespace str_jax {
@@ -36,8 +37,12 @@ class Workers {
       for (int64_t i = 0; i < count; ++i) work(i);
       return;
     }
-    for (; started_ < threads - 1; ++started_)
-      std::thread([this] { Work_(); }).detach();
+    try {
+      for (; started_ < threads - 1; ++started_)
+        std::thread([this] { Work_(); }).detach();
+    } catch (const std::system_error&) {
+      // No more threads are to be had: those that are there do the work.
+    }
     call_ = [](const void* object, int64_t i) {
       (*static_cast<const Work*>(object))(i);
     };
