@@ -131,8 +131,14 @@ def _shape(text: str) -> tuple[int, ...]:
 
 def _state_dict(network: networks.Network, thresholds: bool) -> dict[str, Any]:
   """Arrays by PyTorch's names."""
-  from str_jax.interop import torch
+  from str_jax.interop import torch, torch_names
 
+  arch = network.config.model.name
+  if arch not in torch_names.FAMILIES:
+    raise ValueError(
+      f'a {arch} has no names of PyTorch, as {", ".join(torch_names.FAMILIES)} '
+      'have: export --to=dense.safetensors.'
+    )
   method, variables = None, network.variables
   if thresholds:
     if network.method is None:
@@ -174,15 +180,36 @@ def _write(
 
       writer = onnx if kind == '.onnx' else stablehlo
       shape = args.image_shape or network.image_shape()
+      _check_shape(network, shape)
       off = writer.write(path, model, variables, shape, args.batch)
       return f'run on random images: its logits are off by {off:.1e} at most'
   return ''
+
+
+def _check_shape(network: networks.Network, shape: tuple[int, ...]) -> None:
+  """Whether the network takes images of a shape."""
+  import functools
+
+  import flax.errors
+  import jax
+
+  call = functools.partial(network.model.apply, network.variables)
+  images = jax.ShapeDtypeStruct((1, *shape), 'float32')
+  try:
+    jax.eval_shape(call, images)
+  except (flax.errors.FlaxError, TypeError, ValueError) as error:
+    raise ValueError(
+      f'the network does not take images of {",".join(map(str, shape))}: name '
+      'the height, the width and the channels of its own by --image_shape.'
+    ) from error
 
 
 def _rounding(values: str, before: Any, after: Any) -> str:
   from str_jax.interop import sparse_file
 
   largest, mean = sparse_file.rounding(before, after)
+  if not largest and values != _VALUES[0]:
+    return 'no kernel has a zero: all stay float32, and nothing was rounded'
   if not largest:
     return f'read back: {values} values equal the weights bit for bit'
   return (
@@ -211,9 +238,11 @@ def _kind(args: argparse.Namespace) -> str:
     )
   if args.batch is not None and args.batch < 1:
     raise ValueError(f'--batch must be 1 or more, got {args.batch}.')
-  if args.thresholds and args.compact:
+  of_the_network = ('masks.safetensors', '.csv', 'torch.safetensors', '.pth')
+  if args.compact and found[0] in of_the_network:
     raise ValueError(
-      '--compact makes a dense network, without --thresholds: leave one out.'
+      f'--compact does not go with {args.to.name}, which is of the layers as '
+      'they were trained: leave it out.'
     )
   return found[0]
 

@@ -40,7 +40,8 @@ class Matrix:
     """Whether it is smaller as its non-zero weights and their places."""
     each = self.weights.itemsize + self.index.itemsize
     left = int(np.count_nonzero(self.weights))
-    return left * each + 2 * len(self.weights) < self.weights.nbytes
+    size = left * each + 2 * len(self.weights)
+    return 0 < left and size < self.weights.nbytes  # C has no empty arrays
 
   @property
   def multiply_adds(self) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
+from str_jax import models
 from str_jax.interop import files
 from str_jax.paths import named_leaves
 
@@ -89,24 +90,27 @@ def unflatten(arrays: Arrays) -> Any:
   return traverse_util.unflatten_dict(arrays, sep='/')
 
 
-def settings(model: Any) -> Metadata:
+def settings(model: Any, name: str) -> Metadata:
   """What `str_jax.models.create` needs beside the name, to make a model again.
 
   Args:
     model: a dense one of `str_jax.models`.
+    name: that it was created by.
 
   Returns:
-    Its fields that have not their class's default: numbers, tuples and dicts.
+    Its fields that the name alone does not give: numbers, tuples and dicts.
 
   >>> from str_jax import models
-  >>> settings(models.create('convnet', num_classes=10, widths=(8,)))
+  >>> model = models.create('convnet', num_classes=10, widths=(8,))
+  >>> settings(model, 'convnet')
   {'num_classes': 10, 'widths': (8,)}
   """
-  found = {}
+  found = {'num_classes': model.num_classes}
+  usual = models.create(name, num_classes=model.num_classes)
   for field in dataclasses.fields(model):
     value = _tuples(getattr(model, field.name))
     plain = isinstance(value, (int, float, tuple, Mapping))
-    if plain and value != field.default:
+    if plain and value != _tuples(getattr(usual, field.name)):
       found[field.name] = dict(value) if isinstance(value, Mapping) else value
   return found
 

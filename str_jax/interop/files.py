@@ -18,7 +18,8 @@ import numpy as np
 SAFETENSORS = '.safetensors'
 TORCH = ('.pth', '.pt', '.ckpt', '.tar', '.bin')
 _BFLOAT16 = np.dtype(jnp.bfloat16)
-_DICTS = ('state_dict', 'model')  # entries of a whole checkpoint
+# Entries of a whole checkpoint.
+_DICTS = ('state_dict', 'model_state_dict', 'model')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,9 +75,10 @@ def content(path: str | pathlib.Path) -> Content:
   """
   path = pathlib.Path(path)
   if not path.is_file():
+    found = 'it is a folder' if path.is_dir() else 'there is no such file'
     raise FileNotFoundError(
-      f'{path} must be a checkpoint, a .safetensors or a .pth file, but there '
-      'is no such file.'
+      f'{path} must be a checkpoint, a .safetensors or a .pth file, but '
+      f'{found}.'
     )
   return _read_safetensors(path) if _is_safe(path) else _read_torch(path)
 

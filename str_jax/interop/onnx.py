@@ -69,7 +69,6 @@ def write(
     ) from error
   del proto.graph.value_info[:]  # shapes in between, some in another layout
   data = proto.SerializeToString()
-  pathlib.Path(path).write_bytes(data)
   images = check_images(image_shape, batch)
   options = onnxruntime.SessionOptions()
   options.intra_op_num_threads = 1
@@ -85,6 +84,7 @@ def write(
       f'ONNX Runtime gives other logits than JAX, by {difference:.1e}: try '
       'another version of jax2onnx, or export to stablehlo.'
     )
+  pathlib.Path(path).write_bytes(data)
   return difference
 
 

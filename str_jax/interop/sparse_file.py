@@ -41,7 +41,7 @@ def write(
 
   with one scale an output channel: no weight changes by more than 0.4% of the
   largest in its channel. What was read, and is written again, gives the same
-  bytes: 127 s / 127 is s for every float32.
+  bytes: 127 s / 127 is s for every s that is a float32 divided by 127.
 
   Args:
     path: the file, NAME.safetensors.
@@ -277,7 +277,7 @@ def _to_int8(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   largest = _largest(w)
   scale = largest / np.float32(_LARGEST)
   # Below that it has not a float32's 24 bits: such a channel is zero.
-  scale[scale < 2 * np.finfo(np.float32).tiny] = 0
+  scale = np.where(scale < 2 * np.finfo(np.float32).tiny, 0, scale)
   q = np.divide(w, scale, out=np.zeros_like(w), where=scale > 0)
   return np.rint(q), scale
 
@@ -285,4 +285,4 @@ def _to_int8(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _largest(w: np.ndarray) -> np.ndarray:
   """The largest magnitude of each output channel."""
   inputs = tuple(range(w.ndim - 1)) or None
-  return np.abs(w).max(axis=inputs, keepdims=True)
+  return np.abs(w).max(axis=inputs, keepdims=True, initial=0)

@@ -55,10 +55,11 @@ def write(
     jax.ShapeDtypeStruct((size, *image_shape), jnp.float32)
   )
   data = bytes(exported.serialize())
-  pathlib.Path(path).write_bytes(data)
   images = check_images(image_shape, batch)
   again = jax.export.deserialize(bytearray(data)).call(images)
-  return float(np.abs(again - jax.jit(logits)(images)).max())
+  difference = float(np.abs(again - jax.jit(logits)(images)).max())
+  pathlib.Path(path).write_bytes(data)
+  return difference
 
 
 def check_images(

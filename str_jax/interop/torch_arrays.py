@@ -12,7 +12,8 @@ from str_jax.interop.torch_names import few
 
 # Counters: of BatchNorms, and of the profiler in ST-3's code.
 _COUNTERS = ('num_batches_tracked', 'total_ops', 'total_params')
-_PREFIXES = ('module.', 'model.')  # DataParallel's and Lightning's
+# torch.compile's, DataParallel's and Lightning's.
+_PREFIXES = ('_orig_mod.', 'module.', 'model.')
 _PRUNED = ('th', 'fixed', 'scale', 'mask')
 
 
@@ -66,7 +67,8 @@ def _array(name: str, value: Any) -> np.ndarray:
       f'{name} cannot be read as an array of NumPy ({error}): pass {{k: '
       'v.detach().float().cpu() for k, v in state_dict.items()}.'
     ) from error
-  if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.number, bool)):
+  kinds = (jnp.floating, jnp.integer, bool)
+  if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
     raise ValueError(
       f'a state dict holds tensors, but {name} is {value!r}: pass the '
       "model's own state dict."

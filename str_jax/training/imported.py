@@ -10,6 +10,7 @@ import pathlib
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from str_jax import data, flops, models, report
@@ -142,6 +143,23 @@ def read(
   """
   file = files.content(path)
   threshold = torch_names.LEAVES[THRESHOLD]
+  if 'str_jax' in file.metadata:
+    raise ValueError(
+      f'{path} was written by export under our own names: read it with '
+      'str_jax.interop.dense_file or sparse_file, or export '
+      '--to=torch.safetensors and import that.'
+    )
+  broken = [n for n, a in file.arrays.items() if not np.isfinite(a).all()]
+  if broken:
+    raise ValueError(
+      f'{path} holds numbers that are not finite, in '
+      f'{torch_names.few(broken)}: take a checkpoint of before that.'
+    )
+  if spec is None and not pathlib.Path(CONFIGS[arch]).exists():
+    raise ValueError(
+      f'the recipe of {arch} is {CONFIGS[arch]}, which is not in this folder: '
+      'run from the folder of the repository, or name a config by --config.'
+    )
   if spec is None:
     sparse = any(name.endswith(threshold) for name in file.arrays)
     spec = CONFIGS[arch] + ('' if sparse else ':dense')

@@ -54,7 +54,7 @@ class Network:
     arch = self.config.model.name
     return {
       'arch': arch,
-      'model': {'name': arch, **dense_file.settings(self.model)},
+      'model': {'name': arch, **dense_file.settings(self.model, arch)},
       'method': repr(self.method),
       'step': self.step,
       'str_jax': str_jax.__version__,
@@ -77,8 +77,9 @@ class Network:
     config = self.config
     usual = known.KNOWN.get(config.dataset)
     size = config.get('image_size') or (usual and usual.image_size)
-    if size:
-      return size, size, self.variables['params']['stem']['kernel'].shape[2]
+    stem = self.variables['params'].get('stem')
+    if size and stem:
+      return size, size, stem['kernel'].shape[2]
     try:
       return setup.dataset(config).image_shape
     except FileNotFoundError as error:

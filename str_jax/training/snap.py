@@ -180,7 +180,17 @@ def made_whole(out: pathlib.Path) -> Iterator[None]:
 
   Args:
     out: the folder that is being made.
+
+  Raises:
+    ValueError: it is there already.
   """
+  try:
+    out.mkdir(parents=True)
+  except FileExistsError as error:
+    raise ValueError(
+      f'{out} is to be made, but is there already: name another folder by '
+      '--out.'
+    ) from error
   try:
     yield
   except BaseException:

@@ -27,10 +27,11 @@ from str_jax.interop import (
     (['--to=b.csv', '--thresholds'], '--thresholds does nothing for b.csv'),
     (['--to=a.pth', '--batch=1'], '--batch does nothing for a.pth'),
     (['--to=a.onnx', '--batch=0'], '--batch must be 1 or more, got 0'),
-    (['--to=a.pth', '--thresholds', '--compact'], 'leave one out'),
+    (['--to=a.pth', '--compact'], 'does not go with a.pth.*: leave it out'),
     (['--to=b.csv', '--out=b.txt'], "--out must end .* in '.csv'; got b.txt"),
     (['--to=b.csv', '--checkpoint=7'], "has no checkpoint '7'; it has 4, last"),
-    (['--to=a.pth'], 'one of resnet18, .*mobilenet_v1; got .convnet'),
+    (['--to=a.pth'], 'a convnet has no names of PyTorch, as resnet18'),
+    (['--to=b.csv', '--compact'], 'does not go with b.csv'),
     (['--to=a.h'], 'FastGRNN'),
     (['--to=a.onnx', '--image_shape=3,3'], "wanted, as 224,224,3; got '3,3'"),
   ],
@@ -47,6 +48,14 @@ def test_a_wrong_call_is_one_sentence(
   assert re.search(sentence, error) and 'Traceback' not in error
   assert [path.name for path in tmp_path.iterdir()] == ['there.csv']
   assert (tmp_path / 'there.csv').read_text() == 'mine'
+
+
+def test_a_shape_that_the_network_does_not_take(export, capsys, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'flatbuffers', sys)  # not needed so far
+  with pytest.raises(SystemExit):
+    export('convnet', '--to=a.stablehlo', '--image_shape=8,8,3')
+  error = capsys.readouterr().err
+  assert 'does not take images of 8,8,3' in error and error.count('\n') == 1
 
 
 def test_folders_that_are_none_of_a_run(export, runs, tmp_path, capsys):
@@ -111,11 +120,22 @@ def test_another_name_than_the_kind(export, tmp_path):
   assert sparse_file.read('small.safetensors')[0]['format'] == 'sparse'
 
 
-@pytest.mark.parametrize('name', ['convnet', 'wrn_34_2', 'vgg16_st3'])
-def test_settings_make_a_model_again(name):
-  model = models.create(name, num_classes=7, classifier_bias=True)
-  again = models.create(name, **dense_file.settings(model))
-  assert dense_file.settings(again) == dense_file.settings(model)
+@pytest.mark.parametrize(
+  ('name', 'sizes'),
+  [
+    ('convnet', {}),
+    ('wrn_34_2', {}),
+    ('vgg16_st3', {}),
+    ('resnet20', {'width': 64}),  # the class's own, and not the name's
+    ('wrn_28_10', {'widen': 2}),
+    ('vgg11', {'stage_sizes': (2, 2, 3, 3, 3)}),
+    ('resnet18', {'stage_sizes': (3, 4, 6, 3)}),
+  ],
+)
+def test_settings_make_a_model_again(name, sizes):
+  model = models.create(name, num_classes=7, classifier_bias=True, **sizes)
+  again = models.create(name, **dense_file.settings(model, name))
+  assert dense_file.settings(again, name) == dense_file.settings(model, name)
   shapes = [
     jax.tree.map(
       jnp.shape,

@@ -11,7 +11,7 @@ import pytest
 import str_jax
 from str_jax import __main__ as command_line
 from str_jax import models
-from str_jax.interop import files, torch_names
+from str_jax.interop import dense_file, files, torch_names
 from str_jax.interop import torch as interop
 from str_jax.methods import STR
 from str_jax.training import (
@@ -244,12 +244,22 @@ MISTAKES = {
   '--dataset=nosuch': 'no TFDS set of that name',
   'import {0}/str.safetensors --arch=resnet18 --config={0}/tiny.py '
   '--config.nosuch=1': 'there is no field nosuch',
+  'import {0}/nan.safetensors --arch=resnet18 --config={0}/tiny.py': (
+    'holds numbers that are not finite, in conv1.weight: take a checkpoint'
+  ),
+  'import {0}/ours.safetensors --arch=resnet18 --config={0}/tiny.py': (
+    'was written by export under our own names: read it with'
+  ),
 }
 
 
 @pytest.mark.parametrize('command', MISTAKES)
 def test_a_mistake_is_one_sentence_and_leaves_nothing(command, tiny, capsys):
   (tiny / 'text.safetensors').write_text('no arrays at all' * 9)
+  arrays = files.read(tiny / 'dense.safetensors')
+  broken = arrays | {'conv1.weight': arrays['conv1.weight'] * np.nan}
+  files.write(tiny / 'nan.safetensors', broken)
+  dense_file.write(tiny / 'ours.safetensors', {'params': {'a': np.ones(2)}})
   words = shlex.split(f'{command.format(tiny)} --out={tiny}/out')
   with pytest.raises(SystemExit) as end:
     command_line.main(words)
@@ -268,6 +278,21 @@ def test_what_is_there_already_stays(tiny, capsys):
     capsys.readouterr().err
   )
   assert not [*pathlib.Path(tiny / 'out').iterdir()]
+
+
+def test_a_folder_that_appears_meanwhile_stays(tiny, monkeypatch, capsys):
+  read = imported.read
+
+  def slow(*args):
+    (tiny / 'out').mkdir()
+    (tiny / 'out' / 'of another').touch()
+    return read(*args)
+
+  monkeypatch.setattr(imported, 'read', slow)
+  with pytest.raises(SystemExit):
+    take(tiny, 'dense')
+  assert 'is there already: name another folder' in capsys.readouterr().err
+  assert [path.name for path in (tiny / 'out').iterdir()] == ['of another']
 
 
 def test_a_folder_that_comes_to_nothing_is_removed(tiny, monkeypatch):

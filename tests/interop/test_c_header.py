@@ -67,6 +67,25 @@ def test_c_computes_what_jax_does(cell, tmp_path):
 
 
 @with_gcc
+@pytest.mark.parametrize('values', c_header.VALUES)
+def test_a_matrix_of_zeros(values, tmp_path):
+  model, variables = trained()
+  variables['params']['cell']['U']['kernel'][...] = 0
+  text = c_header.render(model, variables, values)
+  logits, _ = c_cells.Cell(tmp_path, text).run(inputs())
+  wanted = model.apply(variables, inputs())
+  near = 1e-5 if values == 'float32' else 0.5
+  np.testing.assert_allclose(logits, wanted, rtol=near, atol=near)
+
+
+def test_sums_of_int8_are_wide_on_every_machine():
+  """Four products do not fit an int of 16 bits."""
+  model, variables = trained()
+  text = c_header.render(model, variables, 'int8')
+  assert 'sum += (int32_t)(m[0] * q[j]) + m[1]' in text
+
+
+@with_gcc
 def test_a_column_beyond_the_256th(tmp_path):
   shape = (3, 300, 1)
   model, variables = trained(shape=shape, method=WEIGHTS)

@@ -8,7 +8,8 @@ static inline void fastgrnn_add(const int8_t *m, float scale,
     int32_t sum = 0;
     int j = 0;
     for (; j < columns - 3; j += 4, m += 4)
-      sum += m[0] * q[j] + m[1] * q[j + 1] + m[2] * q[j + 2] + m[3] * q[j + 3];
+      sum += (int32_t)(m[0] * q[j]) + m[1] * q[j + 1] + m[2] * q[j + 2] +
+             m[3] * q[j + 3]; /* the cast: four do not fit an int of 16 bits */
     for (; j < columns; j++) sum += *m++ * q[j];
     y[i] += scale * (float)factors[i] * (float)sum;
   }
