@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import runpy
 
 from setuptools import Extension, setup
 
@@ -29,16 +30,15 @@ def extensions() -> list[Extension]:
   """
   try:
     import jax.ffi
-
-    from str_jax.inference import native
   except ImportError:
     return []
+  native = runpy.run_path(str(ROOT / 'str_jax/inference/native.py'))
   kernels = Extension(
     'str_jax.inference._kernels',
     ['str_jax/inference/kernels/kernels.cc'],
     depends=[str(p) for p in (ROOT / 'str_jax/inference/kernels').iterdir()],
     include_dirs=[jax.ffi.include_dir()],
-    extra_compile_args=[*native.FLAGS, *native.macros()],
+    extra_compile_args=[*native['FLAGS'], *native['macros']()],
     optional=True,  # without a compiler, too, there is a package
   )
   return [kernels]

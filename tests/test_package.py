@@ -178,6 +178,13 @@ def test_the_version_stands_in_both_places():
   assert f'## {str_jax.__version__}' in (ROOT / 'CHANGELOG.md').read_text()
 
 
+def test_the_kernels_may_come_with_a_wheel(setup_arguments):
+  (extension,) = setup_arguments['ext_modules']
+  name, sources = extension
+  assert name == 'str_jax.inference._kernels'
+  assert all((ROOT / source).is_file() for source in sources)
+
+
 def test_the_extras_are_the_requirements_files(setup_arguments):
 
   def lines(name):
