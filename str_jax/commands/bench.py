@@ -127,7 +127,8 @@ def _show(result: Comparison) -> None:
       f'SLOWER, {result.speedup:.2f} times as fast as the best dense one'
     )
   print(
-    f'batch {batch}: {sparse} of {len(ours.layers)} layers by sparse kernels; '
+    f'batch {batch}, {ours.together} at a time: {sparse} of '
+    f'{len(ours.layers)} layers by sparse kernels; '
     f'{verdict} ({best.program})\n'
   )
 

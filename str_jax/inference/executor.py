@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -59,6 +60,7 @@ class Executor:
 
   Attributes:
     images: the shape of the images.
+    together: how many of them are computed together, group by group.
     backend: 'C++' or 'XLA'.
     layers: of each convolution and the classifier, how it is computed.
     note: why it is not the C++ kernels, where these were wanted; else ''.
@@ -69,10 +71,12 @@ class Executor:
     network: Network,
     images: Shape,
     backend: Backend,
+    together: int,
     choice: dict[str, Timing],
     note: str = '',
   ) -> None:
     self.images = images
+    self.together = together
     self.backend = backend.name
     self.note = note
     self.layers = [
@@ -94,14 +98,21 @@ class Executor:
       node.name: backend.arrays(node, kernels[node.name]) for node in network
     }
 
-    @jax.jit
-    def run(arrays: Any, x: jax.Array) -> jax.Array:
+    def group(arrays: Any, x: jax.Array) -> jax.Array:
       made = {IMAGES: backend.enter(x.astype(jnp.float32))}
       for node in network:  # what nobody reads in the end is not computed
         made[node.name] = backend.apply(
           node, kernels[node.name], arrays[node.name], made
         )
       return backend.leave(made[network[-1].name])
+
+    @jax.jit
+    def run(arrays: Any, x: jax.Array) -> jax.Array:
+      if together == len(x):
+        return group(arrays, x)
+      groups = x.reshape(-1, together, *x.shape[1:])
+      logits = jax.lax.map(functools.partial(group, arrays), groups)
+      return logits.reshape(len(x), -1)
 
     self._run = run
 
@@ -203,23 +214,46 @@ def of_network(
     native.Missing: as for :func:`build`.
   """
   note = ''
-  kernels: Backend
-  if backend == 'xla':
-    kernels = Xla(network, images)
-  else:
+  if backend != 'xla':
     try:
-      kernels = Planar(network, images)
+      # Fewer images at a time stay in the caches; more share the calls.
+      made = [
+        _executor(network, images, Planar, together, mode)
+        for together in sorted({1, images[0]})
+      ]
+      return _fastest(made)
     except native.Missing as error:
       if backend == 'native':
         raise
       note = str(error)
-      kernels = Xla(network, images)
+  return _executor(network, images, Xla, images[0], mode, note)
+
+
+def _executor(
+  network: Network,
+  images: Shape,
+  kind: type[Backend],
+  together: int,
+  mode: str,
+  note: str = '',
+) -> Executor:
+  backend = kind(network, (together, *images[1:]))
   choice = {
-    node.name: _choose(kernels, node, mode)
+    node.name: _choose(backend, node, mode)
     for node in network
     if not isinstance(node, MaxPool)
   }
-  return Executor(network, images, kernels, choice, note)
+  return Executor(network, images, backend, together, choice, note)
+
+
+def _fastest(made: list[Executor]) -> Executor:
+  if len(made) == 1:
+    return made[0]
+  images = jnp.zeros(made[0].images)
+  seconds = _time(
+    {i: functools.partial(run, images) for i, run in enumerate(made)}
+  )
+  return made[min(seconds, key=seconds.__getitem__)]
 
 
 def _choose(backend: Backend, node: Node, mode: str) -> Timing:
@@ -259,10 +293,10 @@ def _call(
 
 
 def _time(
-  functions: Mapping[Kernel, Callable[[], jax.Array]],
-) -> dict[Kernel, float]:
+  functions: Mapping[Any, Callable[[], jax.Array]],
+) -> dict[Any, float]:
   """Seconds of a call of each, taken in turns."""
-  best: dict[Kernel, float] = {}
+  best: dict[Any, float] = {}
   for function in functions.values():
     function().block_until_ready()
   for _ in range(_ROUNDS):

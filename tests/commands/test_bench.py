@@ -29,7 +29,7 @@ def test_it_prints_layers_and_programs(bench, no_data):
   printed = bench('convnet', '--batch=1,2', '--image_shape=8,8,1')
   assert 'convnet,' in printed and 'of the weights are zero' in printed
   for batch in (1, 2):
-    assert f'batch {batch}: ' in printed
+    assert f'batch {batch}, ' in printed
     rows = re.findall(r'^ +(stem|conv1|classifier) +\d', printed, re.M)
     assert len(rows) == 6
   assert re.search(r'^ +str_jax +[\d.]+ +1\.00 ', printed, re.M)
