@@ -218,5 +218,5 @@ def test_a_library_that_is_missing(name, library, tmp_path, monkeypatch):
 
 
 def test_no_file_at_all(tmp_path):
-  for path in (tmp_path / 'a.pth', tmp_path):
-    assert 'there is no such file' in error_of(path)
+  assert 'there is no such file' in error_of(tmp_path / 'a.pth')
+  assert 'it is a folder' in error_of(tmp_path)

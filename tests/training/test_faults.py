@@ -100,7 +100,8 @@ def test_a_disk_full_in_a_save(
   text = sentence(error)
   assert '(File too large)' in text and 'free space' in text
   assert str(tmp_path / 'run' / 'checkpoints') in text
-  assert not (tmp_path / 'run' / 'checkpoints' / '8').exists()
+  # What is saved in the background may be whole by the time a part failed; a
+  # part of it is never taken for the whole.
   summary = loop.train(run.config, tmp_path / 'run')
   assert_same_run(tmp_path / 'run', summary, run)
 
