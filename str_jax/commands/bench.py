@@ -116,7 +116,6 @@ def _show(result: Comparison) -> None:
   if result.missing:
     print(f'not measured, as not installed: {", ".join(result.missing)}')
   sparse = sum(layer.kernel.sparse for layer in ours.layers)
-  best = min(result.rows[1:], key=lambda row: row.ratio)
   wrong = [row.program for row in result.rows if not row.difference < 1e-3]
   if wrong:
     verdict = f'NO VERDICT: {", ".join(wrong)} computed other logits than ours'
@@ -129,7 +128,7 @@ def _show(result: Comparison) -> None:
   print(
     f'batch {batch}, {ours.together} at a time: {sparse} of '
     f'{len(ours.layers)} layers by sparse kernels; '
-    f'{verdict} ({best.program})\n'
+    f'{verdict} ({result.best.program})\n'
   )
 
 

@@ -147,7 +147,7 @@ def _state_dict(network: networks.Network, thresholds: bool) -> dict[str, Any]:
         'none: leave it out.'
       )
     method, variables = network.method, network.trained
-  return torch.to_state_dict(method, variables, network.config.model.name)
+  return torch.to_state_dict(method, variables, arch)
 
 
 def _write(

@@ -25,6 +25,7 @@ from str_jax.compaction.channels import (
 from str_jax.compaction.flow import Flow
 from str_jax.methods import Method
 from str_jax.models import ImageClassifier
+from str_jax.models.base import methods_of
 from str_jax.paths import COLLECTION, named_leaves
 from str_jax.variables import effective_params
 
@@ -94,15 +95,14 @@ def dense_leaves(model: ImageClassifier, variables: Any) -> Leaves:
 
 def _method(model: ImageClassifier) -> Method | None:
   """The one method of the model's layers."""
-  conv, dense = model.conv(1, (1, 1)), model.dense(1)
-  found = [getattr(layer, 'method', None) for layer in (conv, dense)]
-  if found[0] != found[1]:
+  conv, dense = methods_of(model)
+  if conv != dense:
     raise ValueError(
       'compact is for a model of one method, but its convolutions have '
-      f'{found[0]} and its classifier {found[1]}: freeze the variables with '
+      f'{conv} and its classifier {dense}: freeze the variables with '
       'each (str_jax.freeze) and pass a model without a method.'
     )
-  return found[0]
+  return conv
 
 
 def _batch_norm(model: ImageClassifier) -> nn.BatchNorm:

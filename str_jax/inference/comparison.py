@@ -63,9 +63,14 @@ class Comparison:
   missing: list[str]
 
   @property
+  def best(self) -> Row:
+    """The fastest dense program."""
+    return min(self.rows[1:], key=lambda row: row.ratio)
+
+  @property
   def speedup(self) -> float:
     """The best dense program's seconds over ours."""
-    return min(row.ratio for row in self.rows[1:])
+    return self.best.ratio
 
 
 def compare(
@@ -74,7 +79,6 @@ def compare(
   threads: int,
   *,
   rounds: int = _ROUNDS,
-  backend: str = 'auto',
 ) -> Comparison:
   """Times a network beside the same one computed densely.
 
@@ -88,7 +92,6 @@ def compare(
     images: shape of the input, (batch, height, width, channels).
     threads: that the other libraries may use; JAX has its own already.
     rounds: turns of each program.
-    backend: as for :func:`str_jax.inference.build`.
 
   Returns:
     The :class:`Comparison`.
@@ -99,26 +102,25 @@ def compare(
   values = np.random.default_rng(0).normal(size=images).astype(np.float32)
   batch = jnp.asarray(values)
 
-  def build(mode: str, backend: str) -> Executor:
+  def build(mode: str, backend: str = 'auto') -> Executor:
     return executor.of_network(network, images, mode=mode, backend=backend)
 
-  ours = build('auto', backend)
+  ours = build('auto')
   programs: dict[str, Call] = {
     OURS: _call(ours, batch),
     'XLA, dense': _call(build('dense', 'xla'), batch),
   }
   if ours.backend != 'XLA':
-    programs['str_jax, dense'] = _call(build('dense', backend), batch)
+    programs['str_jax, dense'] = _call(build('dense'), batch)
   missing = []
-  for name, package, peer in (
-    ('ONNX Runtime, dense', 'onnxruntime', peers.onnx_runtime),
-    ('PyTorch, dense', 'torch', peers.pytorch),
+  for name, packages, peer in (
+    ('ONNX Runtime, dense', ('onnx', 'onnxruntime'), peers.onnx_runtime),
+    ('PyTorch, dense', ('torch',), peers.pytorch),
   ):
-    needed = {package} | ({'onnx'} if package == 'onnxruntime' else set())
-    if all(map(importlib.util.find_spec, needed)):
+    if all(map(importlib.util.find_spec, packages)):
       programs[name] = peer(network, values, threads)
     else:
-      missing.append(' and '.join(sorted(needed)))
+      missing.append(' and '.join(packages))
   logits = {name: np.asarray(call()) for name, call in programs.items()}
   seconds = _turns(programs, rounds)
   return Comparison(images, _rows(logits, seconds), ours, missing)

@@ -53,7 +53,7 @@ class Planar:
   ) -> None:
     native.register()
     shapes = networks.shapes(network, images)
-    self._batch, *size = images
+    self._batch = images[0]
     gaps = layout.gaps(network)
     self._layouts: dict[str, Layout] = {}
     for name, shape in shapes.items():
@@ -104,10 +104,10 @@ class Planar:
     """The weights of a layer as one of its kernels wants them."""
     if isinstance(node, MaxPool):
       return ()
-    bias = jnp.asarray(node.bias)
     if isinstance(node, Conv) and node.depthwise:
       channels = node.kernel.shape[-1]
-      return jnp.asarray(node.kernel.reshape(9, channels).T), bias
+      weights = jnp.asarray(node.kernel.reshape(9, channels).T)
+      return weights, jnp.asarray(node.bias)
     channels = node.kernel.shape[-2]
     if isinstance(node, Classifier):
       offsets = np.arange(channels) * self._means.plane

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,8 +16,8 @@ from str_jax.inference.network import (
   Network,
   Node,
 )
-from str_jax.methods import Method
 from str_jax.models import BasicBlock, ConvNet, MobileNetV1, ResNet
+from str_jax.models.base import methods_of
 from str_jax.variables import effective_params
 
 
@@ -67,7 +66,8 @@ class _Reader:
   """Makes layers of a model's variables."""
 
   def __init__(self, model: Any, variables: Any) -> None:
-    params = effective_params(method_of(model), variables)
+    conv, dense = methods_of(model)
+    params = effective_params(conv or dense, variables)
     self._params = _flat(params)
     self._stats = _flat(variables.get('batch_stats', {}))
     self._epsilon = model.norm(use_running_average=True).epsilon
@@ -90,21 +90,6 @@ class _Reader:
 
   def has(self, name: str) -> bool:
     return f'{name}/kernel' in self._params
-
-
-def method_of(model: Any) -> Method | None:
-  """The method that a model's classifier or convolutions were made with.
-
-  Args:
-    model: a model of :mod:`str_jax.models`.
-
-  Returns:
-    The method; None for a dense model.
-  """
-  for layer in (model.conv, model.dense):
-    if isinstance(layer, functools.partial) and layer.keywords.get('method'):
-      return layer.keywords['method']
-  return None
 
 
 def _flat(tree: Any) -> dict[str, np.ndarray]:

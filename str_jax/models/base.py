@@ -102,3 +102,16 @@ class ImageClassifier(nn.Module):
         f'channels names {", ".join(unknown)}, but the convolutions of this '
         f'model that have a number of their own are {", ".join(known)}.'
       )
+
+
+def methods_of(model: ImageClassifier) -> tuple[Any, Any]:
+  """The methods that a model's layers are made with.
+
+  Args:
+    model: one of these.
+
+  Returns:
+    That of the convolutions and that of the classifier; None for Flax's own.
+  """
+  conv, dense = model.conv(1, (1, 1)), model.dense(1)
+  return getattr(conv, 'method', None), getattr(dense, 'method', None)
