@@ -28,7 +28,11 @@ def origin(packages: Sequence[str] = ('jax', 'flax', 'torch')) -> dict:
   commit = _output([*git, 'rev-parse', '--short', 'HEAD'])
   changed = _output([*git, 'status', '--porcelain', '--untracked-files=no'])
   module = sys.modules['__main__'].__spec__
-  name = module.name if module else pathlib.Path(sys.argv[0]).name
+  name = (
+    module.name.removesuffix('.__main__')
+    if module
+    else pathlib.Path(sys.argv[0]).name
+  )
   return {
     'command': ' '.join(['python -m', name, *sys.argv[1:]]),
     'commit': commit + ('+' if changed else ''),
