@@ -60,6 +60,7 @@ setup(
     # `train` pip takes 0.13.
     'onnx': ['jax2onnx>=0.13', 'onnx>=1.20', 'onnxruntime>=1.24'],
     'benchmark': ['torch>=2.13'],  # benchmarks/train_step.py's peer
-    'docs': ['mkdocs-material>=9.6', 'mkdocstrings[python]>=0.30'],
+    'docs': read('requirements-docs.txt'),
+    'wandb': ['wandb>=0.22'],  # config.wandb
   },
 )

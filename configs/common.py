@@ -62,6 +62,11 @@ def get_config() -> ConfigDict:
   config.model.w_rank = placeholder(int)
   config.model.u_rank = placeholder(int)
   config.model.gated = placeholder(bool)
+  config.model.patch = placeholder(int)  # of vits, see there
+  config.model.width = placeholder(int)
+  config.model.depth = placeholder(int)
+  config.model.heads = placeholder(int)
+  config.model.mlp_ratio = placeholder(float)
 
   config.method = ConfigDict()
   config.method.name = 'dense'
@@ -133,6 +138,7 @@ def get_config() -> ConfigDict:
   config.schedule.factor = 0.1  # of multistep and exponential
 
   config.log_every_steps = 50
+  config.wandb = placeholder(str)  # project of Weights and Biases
   config.eval_every_steps = placeholder(int)
   config.eval_every_epochs = placeholder(float)
   config.checkpoint_every_steps = placeholder(int)

@@ -18,6 +18,7 @@ COMMANDS = {
   'import': 'import_',
   'export': 'export',
   'bench': 'bench',
+  'sweep': 'sweep',
 }
 
 

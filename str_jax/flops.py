@@ -28,6 +28,7 @@ from str_jax.paths import THRESHOLD, Path, is_kernel, named_leaves
 Origin = frozenset[str]
 _NOTHING: Origin = frozenset()
 _INPUT: Origin = frozenset({'<input>'})
+_NO_LAYER = '<no layer>'  # whose multiply-adds are those of no weights
 Counts = collections.Counter[str]
 
 
@@ -44,7 +45,9 @@ def count(
     dense         positions * in * out
 
   Padding counts like any other input. A transposed convolution of stride 1 is
-  a convolution.
+  a convolution. A product of two things computed of the input, as the two of
+  an attention, has no weights and is of no layer: see
+  :func:`count_weightless`.
 
   Args:
     model: a Linen model with leaves named kernel.
@@ -66,6 +69,51 @@ def count(
   >>> count(model, (8, 8, 3))  # 4*4 * 3*3 * 3 * 8 and 4*4 * 8 * 10
   {'layers_0': 3456, 'layers_1': 1280}
   """
+  origins, counts = _followed(model, input_shape, kwargs)
+  counts.pop(_NO_LAYER, None)
+  unused = sorted(_NOTHING.union(*origins) - set(counts))
+  if unused:
+    raise ValueError(
+      'every kernel should meet the input in a convolution or a product, for '
+      'its multiply-adds to be counted, but those of these layers do not: '
+      f'{", ".join(unused)}. Call them, or take them out of the model.'
+    )
+  return dict(counts)
+
+
+def count_weightless(
+  model: nn.Module, input_shape: Sequence[int], **kwargs: Any
+) -> int:
+  """Multiply-adds of one image that no weight takes part in.
+
+  They are those of matrix products of two things that were both computed of
+  the input: an attention's scores, and its sums of values. No sparsity saves
+  them. Papers on transformers count them, so their numbers are this and the
+  sum of :func:`count`.
+
+  Args:
+    model: a Linen model.
+    input_shape: as for :func:`count`.
+    **kwargs: as for :func:`count`.
+
+  Returns:
+    The number; 0 for a model without attention.
+
+  Raises:
+    ValueError: as for :func:`count`.
+
+  >>> from flax import linen as nn
+  >>> model = nn.SelfAttention(num_heads=2)
+  >>> count_weightless(model, (5, 8))  # two of 5 * 5 * 8
+  400
+  """
+  return _followed(model, input_shape, kwargs)[1][_NO_LAYER]
+
+
+def _followed(
+  model: nn.Module, input_shape: Sequence[int], kwargs: dict[str, Any]
+) -> tuple[list[Origin], Counts]:
+  """The origins of the model's leaves, and its multiply-adds."""
   if 'train' in inspect.signature(model.__call__).parameters:
     kwargs = {'train': False, **kwargs}
   x = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
@@ -81,15 +129,7 @@ def count(
     else _NOTHING
     for path, leaf in leaves.items()
   ]
-  _, counts = _follow(trace.jaxpr, [*origins, _INPUT])
-  unused = sorted(_NOTHING.union(*origins) - set(counts))
-  if unused:
-    raise ValueError(
-      'every kernel should meet the input in a convolution or a product, for '
-      'its multiply-adds to be counted, but those of these layers do not: '
-      f'{", ".join(unused)}. Call them, or take them out of the model.'
-    )
-  return dict(counts)
+  return origins, _follow(trace.jaxpr, [*origins, _INPUT])[1]
 
 
 def _multiplies(path: Path, leaf: Any) -> bool:
@@ -149,6 +189,8 @@ def _follow_equation(
       )
     for layer in kernels:
       counts[layer] = _PRODUCTS[name](equation)
+    if name == 'dot_general' and operands == [_INPUT, _INPUT]:
+      counts[_NO_LAYER] = _dot(equation)
   return [_merge(operands)] * len(equation.outvars), counts
 
 

@@ -49,6 +49,15 @@ def kind_of(path: Path, paths: set[Path]) -> str | None:
   return None
 
 
+def _is_learned(path: Path, paths: set[Path]) -> bool:
+  """Whether a kernel has a learned threshold, in either layout."""
+  flat = {
+    (*path[:i], COLLECTION, '/'.join(path[i + 1 :])) for i in range(len(path))
+  }
+  at = {path[:-1] + (THRESHOLD,), *flat}
+  return any(p in at or p[:-1] in at for p in paths)  # alone, or of a pair
+
+
 def decay(
   kernels: float | None = None,
   thresholds: float | None = None,
@@ -105,9 +114,8 @@ def decay(
 
   def kind_here(path: Path, paths: set[Path]) -> str | None:
     kind = kind_of(path, paths)
-    learned = path[:-1] + (THRESHOLD,) in paths
-    if kind == 'kernels' and dense_kernels is not None and not learned:
-      return 'dense_kernels'
+    if kind == 'kernels' and dense_kernels is not None:
+      return kind if _is_learned(path, paths) else 'dense_kernels'
     return kind
 
   def init(params: Any) -> optax.ScaleByScheduleState:

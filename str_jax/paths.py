@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import difflib
+import fnmatch
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 KERNEL = 'kernel'
 THRESHOLD = 'kernel_threshold'
@@ -104,3 +109,204 @@ def kernels(params: Any) -> dict[str, Any]:
     for path, leaf in named_leaves(params).items()
     if is_kernel(path, leaf)
   }
+
+
+@dataclasses.dataclass(frozen=True)
+class Patterns:
+  """A ``where`` made of patterns, see :func:`matching`."""
+
+  include: tuple[str, ...]
+  exclude: tuple[str, ...] = ()
+
+  def __call__(self, path: Path, leaf: Any) -> bool:
+    del leaf
+    return _any_fits(self.include, path) and not _any_fits(self.exclude, path)
+
+  def check(self, paths: Iterable[Path]) -> None:
+    """Raises a ValueError for a pattern that fits none of the paths."""
+    known = {'/'.join(path): path for path in paths}
+    for pattern in (*self.include, *self.exclude):
+      if any(_any_fits((pattern,), path) for path in known.values()):
+        continue
+      near = difflib.get_close_matches(pattern, known, cutoff=0.4)
+      raise ValueError(
+        f'the pattern {pattern!r} should match some of the '
+        f'{len(known)} leaves, but it matches none'
+        + (f'; near it are {", ".join(near)}.' if near else '.')
+        + ' One * is for one level, ** for any number.'
+      )
+
+
+def matching(*patterns: str, exclude: Iterable[str] = ()) -> Patterns:
+  """Picks weights by patterns of their paths: a ``where``.
+
+  A pattern and a path, the leaf's own name included, are split at ``/`` and
+  compared level by level, as :func:`fnmatch.fnmatchcase` does: ``*`` is any
+  name, ``?`` any letter, ``[ab]`` one of those, upper and lower case differ.
+  No wildcard goes over a ``/``, but a level ``**`` is any number of levels,
+  none among them. The whole path has to fit: ``head`` is not ``head/kernel``,
+  and ``head/**`` takes the bias too.
+
+  Args:
+    *patterns: a leaf is picked where one of them fits its path.
+    exclude: patterns of leaves that are not picked all the same.
+
+  Returns:
+    What `str_jax.add_thresholds` and :func:`select` take as ``where``; they
+    refuse a pattern that fits no path.
+
+  Raises:
+    ValueError: no pattern, an empty one, or patterns that are no strings.
+
+  >>> where = matching('encoder/*/kernel', 'head/**', exclude=['**/bias'])
+  >>> where(('encoder', 'query', 'kernel'), None)
+  True
+  >>> where(('encoder', 'mlp', 'up', 'kernel'), None)
+  False
+  >>> where(('head', 'bias'), None)
+  False
+  """
+  if isinstance(exclude, str):  # a string is an iterable of strings too
+    exclude = (exclude,)
+  found = Patterns(patterns, tuple(exclude))
+  if not patterns or not all(
+    isinstance(p, str) and p for p in (*found.include, *found.exclude)
+  ):
+    raise ValueError(
+      "matching wants patterns of paths, such as 'encoder/*/kernel', but got "
+      f'{patterns!r} and exclude={found.exclude!r}.'
+    )
+  return found
+
+
+def _any_fits(patterns: Iterable[str], path: Path) -> bool:
+  return any(_fits(tuple(p.split('/')), path) for p in patterns)
+
+
+def _fits(levels: tuple[str, ...], path: Path) -> bool:
+  if not levels:
+    return not path
+  if levels[0] == '**':
+    return _fits(levels[1:], path) or bool(path) and _fits(levels, path[1:])
+  return (
+    bool(path)
+    and fnmatch.fnmatchcase(path[0], levels[0])
+    and _fits(levels[1:], path[1:])
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A leaf of a tree: whether it is selected, and its size.
+
+  Attributes:
+    path: its names.
+    shape: None for what is no array.
+    weights: how many numbers it holds.
+    selected: whether it is a weight to sparsify.
+  """
+
+  path: Path
+  shape: tuple[int, ...] | None
+  weights: int
+  selected: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+  """Which leaves of a tree are weights to sparsify; prints as a table.
+
+  Attributes:
+    rows: one a leaf, in the tree's order.
+  """
+
+  rows: tuple[Row, ...]
+
+  @property
+  def paths(self) -> tuple[Path, ...]:
+    """The paths of the selected leaves."""
+    return tuple(row.path for row in self.rows if row.selected)
+
+  def __str__(self) -> str:
+    picked = [row.weights for row in self.rows if row.selected]
+    every = [row.weights for row in self.rows]
+    cells = [
+      (
+        'yes' if row.selected else '-',
+        '/'.join(row.path),
+        'no array' if row.shape is None else str(row.shape),
+        f'{row.weights:,}',
+      )
+      for row in self.rows
+    ]
+    cells.insert(0, ('selected', 'path', 'shape', 'weights'))
+    total = f'{len(picked)} of {len(every)} leaves', ''
+    cells.append(('total', *total, f'{sum(picked):,} of {sum(every):,}'))
+    a, b, c, d = (max(map(len, column)) for column in zip(*cells))
+    return '\n'.join(
+      f'{s:{a}}  {p:{b}}  {x:{c}}  {n:>{d}}' for s, p, x, n in cells
+    )
+
+
+def select(variables: Any, where: Where = is_kernel) -> Selection:
+  """What a ``where`` picks of a model's weights, to be looked at.
+
+  Args:
+    variables: variables of a Linen model, ``{'params': ..., ...}``, or any
+      other pytree of weights; shapes alone will do.
+    where: which leaves are weights to sparsify, from path and leaf.
+
+  Returns:
+    The selection; ``print`` shows it as a table.
+
+  Raises:
+    ValueError: ``where`` is of patterns, one of which fits no path; or what it
+      picks is no array of floats.
+
+  >>> import jax.numpy as jnp
+  >>> layer = {'kernel': jnp.ones((3, 4)), 'bias': jnp.zeros(4)}
+  >>> print(select({'stem': layer, 'head': layer}, matching('head/kernel')))
+  selected  path           shape    weights
+  -         head/bias      (4,)           4
+  yes       head/kernel    (3, 4)        12
+  -         stem/bias      (4,)           4
+  -         stem/kernel    (3, 4)        12
+  total     1 of 4 leaves          12 of 32
+  """
+  leaves = named_leaves(
+    variables['params'] if is_linen(variables) else variables
+  )
+  if isinstance(where, Patterns):
+    where.check(leaves)
+  rows = []
+  for path, leaf in leaves.items():
+    shape = getattr(leaf, 'shape', None)
+    weights = 0 if shape is None else math.prod(shape)
+    selected = bool(where(path, leaf))
+    if selected and not (weights and jnp.issubdtype(leaf.dtype, jnp.floating)):
+      what = (
+        f'a {type(leaf).__name__}'
+        if shape is None
+        else f'an array of {leaf.dtype} of shape {shape}'
+      )
+      raise ValueError(
+        f'where= picks {"/".join(path)}, which should be an array of one '
+        f'floating-point number or more, but is {what}: leave it out.'
+      )
+    rows.append(Row(path, shape, weights, selected))
+  return Selection(tuple(rows))
+
+
+def is_linen(tree: Any) -> bool:
+  """Whether a tree is a Linen model's variables, not some other pytree.
+
+  Args:
+    tree: any pytree.
+
+  Returns:
+    Whether it is a mapping whose ``params`` is one too.
+
+  >>> is_linen({'params': {'kernel': 1}}), is_linen({'kernel': 1})
+  (True, False)
+  """
+  return isinstance(tree, Mapping) and isinstance(tree.get('params'), Mapping)

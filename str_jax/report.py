@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from str_jax.methods import Method
-from str_jax.paths import kernels
+from str_jax.paths import is_kernel, layer_name, named_leaves
 from str_jax.variables import effective_params, sparse_weights
 
 COLUMNS = (
@@ -137,7 +137,7 @@ def sparsity_report(
   .. math:: sparsity = 1 - \frac{\sum_l \|q_l\|_0}{\sum_l n_l}
 
   over all convolution and dense kernels, whether a method thresholds them or
-  not.
+  not, and whatever else it thresholds.
 
   Args:
     method: the method of the variables; None for a dense network.
@@ -148,7 +148,8 @@ def sparsity_report(
     A :class:`Report`.
 
   Raises:
-    ValueError: the variables hold no kernel, or not the method's thresholds.
+    ValueError: the variables hold no kernel and no thresholds, or not the
+      method's.
 
   STR (ICML 2020), section 4: its sparsity and its FLOPs.
 
@@ -158,11 +159,11 @@ def sparsity_report(
   >>> report.sparsity, report.nonzero, report.flops
   (0.5, 1, 1)
   """
-  weights = kernels(variables['params'])
+  weights = _layers(method, variables, variables['params'])
   if not weights:
     raise ValueError(
-      'a report needs leaves named kernel in the parameters, but there are '
-      'none.'
+      'a report needs leaves named kernel in the parameters, or thresholds of '
+      'others, but there are none.'
     )
   statistics = jax.device_get(layer_statistics(method, variables))
   rows = []
@@ -225,14 +226,28 @@ def layer_statistics(
   """
   nonzero = {
     name: jnp.sum(w != 0, dtype=jnp.uint32)
-    for name, w in kernels(effective_params(method, variables)).items()
+    for name, w in _layers(
+      method, variables, effective_params(method, variables)
+    ).items()
   }
   threshold = {}
   if method is not None:
     for path, entry in sparse_weights(method, variables).items():
       t = method.threshold(entry.weight, *entry.leaves)
-      threshold['/'.join(path[:-1])] = jnp.mean(t)
+      threshold[layer_name('/'.join(path))] = jnp.mean(t)
   return {'nonzero': nonzero, 'threshold': threshold}
+
+
+def _layers(
+  method: Method | None, variables: Any, params: Any
+) -> dict[str, jax.Array]:
+  """What is counted of the parameters, by layer: see `sparsity_report`."""
+  chosen = sparse_weights(method, variables)
+  return {
+    layer_name('/'.join(path)): w
+    for path, w in named_leaves(params).items()
+    if is_kernel(path, w) or path in chosen
+  }
 
 
 def tied_weights(method: Method | None, variables: Any) -> int:

@@ -6,7 +6,8 @@ the leaf of that name at the same path in the collection ``thresholds``. Any
 other pytree of weights (an NNX state, a frozen dataclass) cannot take new
 leaves, so there both kinds stand in a flat dict under ``thresholds``, keyed
 by the path of their weight: ``{'params': tree, 'thresholds': {path: leaf}}``;
-for a method that has both, each leaf is a pair (learned, computed).
+for a method that has both, each leaf is a pair (learned, computed), for one
+that has none ().
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from str_jax.paths import (
   Path,
   Where,
   is_kernel,
+  is_linen,
   named_leaves,
   path_names,
+  select,
 )
 
 
@@ -40,14 +43,17 @@ def add_thresholds(
     method: the method; None and methods without leaves change nothing.
     variables: variables of a Linen model, ``{'params': ..., ...}``, or any
       other pytree of weights.
-    where: which leaves are weights to sparsify, from path and leaf.
+    where: which leaves are weights to sparsify, from path and leaf; or
+      patterns of paths, see `str_jax.paths.matching`.
 
   Returns:
     The variables with the leaves: of the same layout for Linen, else
     ``{'params': tree, 'thresholds': {path: leaf}}``.
 
   Raises:
-    ValueError: ``where`` matches nothing, or thresholds are there already.
+    ValueError: ``where`` matches nothing, or has a pattern that does; what it
+      matches is no array of floats, or in Linen variables not named
+      ``kernel``; or thresholds are there already.
 
   >>> import jax.numpy as jnp, str_jax
   >>> variables = {'params': {'Dense_0': {'kernel': jnp.ones((2, 3))}}}
@@ -58,9 +64,9 @@ def add_thresholds(
   """
   if method is None:
     return variables
-  linen = _is_linen(variables)
+  linen = is_linen(variables)
   weights = named_leaves(variables['params'] if linen else variables)
-  chosen = {path: w for path, w in weights.items() if where(path, w)}
+  chosen = {path: weights[path] for path in select(variables, where).paths}
   if not chosen:
     known = ', '.join('/'.join(path) for path in weights)
     raise ValueError(
@@ -74,8 +80,8 @@ def add_thresholds(
   leaves = {}
   for p in chosen:
     both = tuple(x for x in (learned[p], computed[p]) if x is not None)
-    if both:
-      leaves['/'.join(p)] = both if len(both) > 1 else both[0]
+    # Of a method without leaves (), which says what where= selected.
+    leaves['/'.join(p)] = both[0] if len(both) == 1 else both
   return {'params': variables, COLLECTION: leaves}
 
 
@@ -254,11 +260,6 @@ def _leaves_by_path(
   return found
 
 
-def _is_linen(tree: Any) -> bool:
-  """Whether a tree is a Linen model's variables, not some other pytree."""
-  return isinstance(tree, Mapping) and isinstance(tree.get('params'), Mapping)
-
-
 def _is_flat(variables: Any) -> bool:
   """Whether the thresholds are keyed by the paths of their weights."""
   if not isinstance(variables['params'], Mapping):
@@ -276,6 +277,12 @@ def _add_to_linen(
   params = traverse_util.flatten_dict(_to_dict(variables['params']))
   thresholds = {}
   for path in learned:
+    if not is_kernel(path, None):
+      raise ValueError(
+        f'in the variables of a Linen model a threshold stands beside a leaf '
+        f'named kernel, but where= picks {"/".join(path)}: pick kernels alone, '
+        "or pass variables['params'] and compute with str_jax.effective_params."
+      )
     at = path[:-1] + (THRESHOLD,)
     if at in params or COLLECTION in variables:
       raise ValueError(

@@ -11,6 +11,8 @@ import types
 
 # Before the first import of jax: eight virtual devices, and the host's own.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# What is compiled is kept for all processes of the session.
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.05')
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # not the user's own
   os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp()
   atexit.register(
@@ -66,6 +68,11 @@ METHODS = {
   'st3_2_4': methods.create('st3', sparsity=0.6, end_step=4, pattern='2:4'),
   'frozen': methods.create('frozen'),
 }
+# Files whose time is that of compiling: their programs run for a moment.
+HASTY = {
+  *('test_variables.py', 'test_target.py', 'test_pattern.py'),
+  *('test_nnx.py', 'test_nnx_model.py', 'test_own_model.py'),
+}
 
 
 def pytest_collection_modifyitems(config, items):
@@ -74,6 +81,22 @@ def pytest_collection_modifyitems(config, items):
   for item in items:
     for module in ('str_jax', 'main', 'test_'):
       item.add_marker(pytest.mark.filterwarnings(f'error:::{module}.*'))
+
+
+@pytest.fixture(autouse=True)
+def haste(request):
+  """Compiles in haste in the files of HASTY; see `optimized`."""
+  name = 'jax_disable_most_optimizations'
+  before = jax.config.values[name]
+  jax.config.update(name, before or request.path.name in HASTY)
+  yield
+  jax.config.update(name, before)
+
+
+@pytest.fixture
+def optimized(haste):
+  """Programs as users have them: for tests of what XLA makes of one."""
+  jax.config.update('jax_disable_most_optimizations', False)
 
 
 @pytest.fixture

@@ -30,7 +30,11 @@ def one_variant_a_method():
 
 
 # What a model is shrunk to; else it is a small ConvNet.
-SMALL = {'wrn_34_2': {'stage_sizes': (1,), 'width': 4}, 'fastgrnn': {}}
+SMALL = {
+  'wrn_34_2': {'stage_sizes': (1,), 'width': 4},
+  'fastgrnn': {},
+  'vit_micro': {'width': 12, 'depth': 1, 'patch': 4},
+}
 
 
 @pytest.fixture
@@ -40,7 +44,7 @@ def small_model(monkeypatch):
 
   def create_small(name, **settings):
     if name in SMALL:
-      return create(name, **SMALL[name], **settings)
+      return create(name, **(settings | SMALL[name]))
     return create('convnet', widths=(4, 4), **settings)
 
   monkeypatch.setattr(models, 'create', create_small)

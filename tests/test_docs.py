@@ -2,7 +2,9 @@
 
 import pathlib
 import re
+import shlex
 
+import documents
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -19,6 +21,14 @@ def test_every_path_exists(document):
   )
   assert named
   assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize(
+  'document', [documents.ROOT / 'README.md', *DOCUMENTS], ids=lambda p: p.name
+)
+def test_every_command_within_the_text_is_taken(document):
+  for command in documents.inline_commands(document.read_text('utf-8')):
+    documents.check(tuple(shlex.split(command)))
 
 
 @pytest.mark.parametrize(('file', 'test'), NAMED_TESTS)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import evidence, gpu, gpu_tables, record, resident, seeds
+from benchmarks import gpu, gpu_tables, record, resident, seeds
 from benchmarks.alternate import Result
 from str_jax import data
 from str_jax.data.augment import Shift
@@ -179,41 +179,10 @@ def test_augmentation_is_the_pipelines(border):
   np.testing.assert_array_equal(ours, np.stack(wanted))
 
 
-def test_rows_and_strs_decay():
-  runs = [
-    {'row': row, 'sparsity': sparsity}
-    for row, sparsity in zip(evidence._CALIBRATION, (0.8, 0.92, 0.99))
-  ]
-  _, fields = evidence.changes('str-90', runs)
-  assert 1e-4 < fields['optimizer.weight_decay'] < 3e-4
-  _, fields = evidence.changes('str-98', runs)
-  assert 3e-4 < fields['optimizer.weight_decay'] < 1e-3
-  with pytest.raises(LookupError, match='str decay'):
-    evidence.changes('str-90', runs[:2])
-  for row in evidence.ROWS:
-    variant, fields = evidence.changes(row, runs)
-    spec = str(record.ROOT / 'configs' / f'cifar10.py:{variant}')
-    config, _ = flags.load_config(spec, [])
-    config.update_from_flattened_dict(fields)
-    assert config.total_epochs == 160
-
-
 @pytest.fixture
 def results(tmp_path, monkeypatch):
-  for module in (gpu, evidence):
-    monkeypatch.setattr(module, 'RESULTS', tmp_path / f'{module.__name__}.json')
+  monkeypatch.setattr(gpu, 'RESULTS', tmp_path / 'benchmarks.gpu.json')
   return tmp_path
-
-
-def test_evidence_is_kept_as_a_table(results, together):
-  training, state = together
-  rows = training.results(state)
-  evidence.keep('st3-90', [], training, rows)
-  text = (results / 'benchmarks.evidence.md').read_text()
-  assert '| st3-90 | 2 | ' in text and '±' in text and '| 89.95% |' in text
-  assert evidence._done('st3-90', 4, [])
-  assert not evidence._done('st3-90', 5, [])
-  assert not evidence._done('st3-90', 4, ['--config.batch_size=64'])
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ import str_jax
 from str_jax import models
 from str_jax.paths import COLLECTION, is_kernel, kernels, path_names
 
+TINY = {'width': 8, 'depth': 1, 'heads': 2, 'mlp_ratio': 2.0}
 WIDE = {'stage_sizes': (1,), 'width': 4, 'widen': 2, 'dropout': 0.2}
 # Every model shrunk to what it is made of, and the shape of its images.
 MODELS = {
@@ -31,6 +32,7 @@ MODELS = {
   'vgg16': ({'stage_sizes': (2,), 'widths': (4,)}, (8, 8, 3)),
   'wrn_34_2': (WIDE, (8, 8, 3)),
   'fastgrnn': ({'hidden': 6, 'gated': True}, (4, 5, 1)),
+  'vit_tiny': (TINY, (8, 8, 3)),
 }
 # Names that differ from another by sizes alone: shrunk, they are that model.
 RESIZED = {
@@ -39,6 +41,7 @@ RESIZED = {
   **dict.fromkeys(('vgg11', 'vgg13', 'vgg19'), 'vgg16'),
   **dict.fromkeys((f'vgg{n}_st3' for n in (11, 13, 16, 19)), 'vgg16'),
   'wrn_28_10': 'wrn_34_2',
+  **dict.fromkeys(('vit_micro', 'vit_small'), 'vit_tiny'),
 }
 LOWERINGS = ('xla', 'cpu')
 # Other settings of a method meet one model of each kind of layer.
@@ -46,7 +49,7 @@ SETTINGS = {
   *('str_exp_filter', 'str_weight', 'str_global', 'str_target_filter'),
   *('str_group_target', 'st3_hard', 'st3_target', 'st3_2_4', 'gmp_straight'),
 }
-KINDS = ('convnet', 'mobilenet_v1', 'fastgrnn')
+KINDS = ('convnet', 'mobilenet_v1', 'fastgrnn')  # DenseGeneral: test_nn.py
 EVERY = [
   (model, method)
   for model in MODELS
@@ -102,7 +105,8 @@ def sparse_variables(name, method):
   variables = str_jax.add_thresholds(
     METHODS[method], dense_variables(name), where=where(name)
   )
-  return str_jax.update_thresholds(METHODS[method], variables, 4)
+  update = functools.partial(str_jax.update_thresholds, METHODS[method])
+  return jax.jit(update)(variables, 4)
 
 
 def test_every_method_meets_every_model():

@@ -24,7 +24,7 @@ FLOORS = (
   ('budgets', 'functional', 'limbs', 'lowering', 'paths', 'quantile'),
   ('methods',),
   ('variables', 'optim'),
-  ('nn', 'flops', 'report'),
+  ('nn', 'flops', 'report', 'nnx'),
   ('models', 'data'),
   ('compaction', 'interop', 'inference'),
   ('training',),
@@ -68,7 +68,21 @@ SURFACE = {
   ),
   'optim': ('decay',),
   'nn': ('Conv', 'ConvTranspose', 'Dense', 'DenseGeneral'),
-  'flops': ('count',),
+  'paths': ('matching', 'select'),
+  'nnx': (
+    'Conv',
+    'ConvTranspose',
+    'Linear',
+    'LinearGeneral',
+    'Einsum',
+    'Sparse',
+    'effective_model',
+    'freeze',
+    'sparsity_report',
+    'to_variables',
+    'update_thresholds',
+  ),
+  'flops': ('count', 'count_weightless'),
   'report': ('sparsity_report',),
   'budgets': (
     'uniform',
@@ -128,7 +142,7 @@ import json, sys, time
 import jax, flax.linen, optax
 before = set(sys.modules)
 start = time.perf_counter()
-import str_jax, str_jax.nn, str_jax.models, str_jax.compaction
+import str_jax, str_jax.nn, str_jax.nnx, str_jax.models, str_jax.compaction
 seconds = time.perf_counter() - start
 for name in str_jax.__all__:
   getattr(str_jax, name)

@@ -200,6 +200,7 @@ def test_what_stays_of_the_values_is_each_methods_own():
     np.testing.assert_allclose(method(w, t), kept, rtol=1e-6)
 
 
+@pytest.mark.usefixtures('optimized')
 def test_no_sort_and_no_gather_in_the_update():
   method = create('st3', sparsity=0.8, pattern='2:4')
   params = {name: {'kernel': w} for name, w in KERNELS.items()}

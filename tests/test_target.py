@@ -199,6 +199,7 @@ def test_gradients(settings, rescale):
   np.testing.assert_allclose(method(w, s, t), scale * soft, rtol=1e-6)
 
 
+@pytest.mark.usefixtures('optimized')
 def test_sharded_weights_meet_the_same_target():
   method = methods.create('str', target=0.9)
   params = {name: {'kernel': w} for name, w in KERNELS.items()}

@@ -163,6 +163,7 @@ def test_errors_say_what_is_wanted():
     str_jax.effective_params(method, linen_variables())
 
 
+@pytest.mark.usefixtures('optimized')
 def test_sharded_update_gathers_nothing():
   mesh = jax.make_mesh(
     (8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,)

@@ -20,6 +20,7 @@ from str_jax.models.initializers import Mode, kaiming_normal
 from str_jax.models.mobilenet import BLOCKS, MobileNetV1
 from str_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 from str_jax.models.vgg import VGG
+from str_jax.models.vit import ViT
 from str_jax.models.wide_resnet import WideResNet
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
   'MobileNetV1',
   'ResNet',
   'VGG',
+  'ViT',
   'WideResNet',
   'create',
   'kaiming_normal',
@@ -60,6 +62,13 @@ def _wide_resnet(blocks: int, widen: int, dropout: float) -> dict[str, Any]:
   return sizes | {'dropout': dropout}
 
 
+def _vit(
+  width: int, depth: int, heads: int, mlp_ratio: float
+) -> dict[str, Any]:
+  sizes = {'width': width, 'depth': depth, 'heads': heads}
+  return {'patch': 4, **sizes, 'mlp_ratio': mlp_ratio}
+
+
 # Class and sizes of each model; `create` takes the same sizes by keyword.
 _MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
   'convnet': (ConvNet, {'widths': (32, 64, 64)}),
@@ -81,19 +90,27 @@ _MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
   'vgg19_st3': (VGG, _vgg_st3(2, 2, 4)),
   'wrn_28_10': (WideResNet, _wide_resnet(4, 10, dropout=0.0)),
   'wrn_34_2': (WideResNet, _wide_resnet(5, 2, dropout=0.2)),
+  'vit_micro': (ViT, _vit(96, 4, 3, mlp_ratio=2.0)),
+  'vit_tiny': (ViT, _vit(192, 12, 3, mlp_ratio=4.0)),
+  'vit_small': (ViT, _vit(384, 12, 6, mlp_ratio=4.0)),
   'fastgrnn': (
     FastGRNN,
     {'hidden': 32, 'w_rank': None, 'u_rank': None, 'gated': False},
   ),
 }
-# What `create` takes for the other models alone, and its defaults.
-_NOT_OF_FASTGRNN = {
-  'first_layer_dense': False,
-  'last_layer_dense': False,
-  'init': 'fan_in',
-  'density': 1.0,
-  'norm_momentum': 0.9,
-  'channels': {},
+# Defaults of what some models do not take, and why.
+_STARTS = {'init': 'fan_in', 'density': 1.0, 'norm_momentum': 0.9}
+_NOT_OF: dict[type[nn.Module], tuple[str, dict[str, Any]]] = {
+  FastGRNN: (
+    'neither convolutions nor norms, and always a dense classifier',
+    {'first_layer_dense': False, 'last_layer_dense': False}
+    | _STARTS
+    | {'channels': {}},
+  ),
+  ViT: (
+    "Flax's own initial weights, no BatchNorm, and one width throughout",
+    _STARTS | {'channels': {}},
+  ),
 }
 
 
@@ -130,13 +147,14 @@ def create(
   Args:
     name: one of :func:`names`.
     num_classes: number of logits.
-    method: sparsity method of every convolution and the classifier; None
+    method: sparsity method of every convolution and dense layer; None
       leaves them dense. That of fastgrnn is its matrices' alone.
     dtype: type to compute in; parameters and statistics are float32.
     first_layer_dense: leave the first convolution dense.
     last_layer_dense: leave the classifier dense.
     classifier_bias: whether the classifier has a bias; None is the model's
-      own choice: no bias, as in the papers' networks, but for fastgrnn.
+      own choice: no bias, as in the papers' networks, but for fastgrnn and
+      vits.
     init: 'fan_in' or 'fan_out', see :func:`kaiming_normal`.
     density: expected fraction of non-zero weights, for the initialisation.
     norm_momentum: share of a running average that a BatchNorm keeps a step
@@ -149,7 +167,8 @@ def create(
       `widths` of convnet, `stage_sizes` and `width` of resnets, `width` and
       `blocks` of mobilenet_v1, `stage_sizes` and `widths` of vggs; or
       `stage_sizes`, `width`, `widen` and `dropout` of wide resnets; or
-      `hidden`, `w_rank`, `u_rank` and `gated` of fastgrnn.
+      `hidden`, `w_rank`, `u_rank` and `gated` of fastgrnn; or `patch`,
+      `width`, `depth`, `heads` and `mlp_ratio` of vits.
 
   Returns:
     The model, a `flax.linen.Module`.
@@ -183,32 +202,37 @@ def create(
   fields: dict[str, Any] = {**known, **sizes}
   if classifier_bias is not None:
     fields['classifier_bias'] = classifier_bias
+  _refuse_other_than_default(
+    name,
+    first_layer_dense=first_layer_dense,
+    last_layer_dense=last_layer_dense,
+    init=init,
+    density=density,
+    norm_momentum=norm_momentum,
+    channels=dict(channels or {}),
+  )
   if model is FastGRNN:
-    _refuse_other_than_default(
-      name,
-      first_layer_dense=first_layer_dense,
-      last_layer_dense=last_layer_dense,
-      init=init,
-      density=density,
-      norm_momentum=norm_momentum,
-      channels=dict(channels or {}),
-    )
     return FastGRNN(
       num_classes=num_classes, method=method, dtype=dtype, **fields
     )
-  layer = {
-    'method': method,
-    'dtype': dtype,
-    'kernel_init': kaiming_normal(init, density),
-  }
+  layer: dict[str, Any] = {'method': method, 'dtype': dtype}
+  if model is ViT:
+    fields |= {
+      'dense_general': functools.partial(str_jax.nn.DenseGeneral, **layer),
+      'norm': functools.partial(nn.LayerNorm, epsilon=1e-6, dtype=dtype),
+    }
+  else:
+    layer['kernel_init'] = kaiming_normal(init, density)
+    fields |= {
+      'norm': functools.partial(
+        nn.BatchNorm, momentum=norm_momentum, epsilon=1e-5, dtype=dtype
+      ),
+    }
   return model(
     num_classes=num_classes,
     conv=functools.partial(str_jax.nn.Conv, lowering=lowering, **layer),
     dense=functools.partial(str_jax.nn.Dense, **layer),
     max_pool=lowerings.max_pool if lowering == 'cpu' else nn.max_pool,
-    norm=functools.partial(
-      nn.BatchNorm, momentum=norm_momentum, epsilon=1e-5, dtype=dtype
-    ),
     first_layer_dense=first_layer_dense,
     last_layer_dense=last_layer_dense,
     channels=FrozenDict(channels or {}),
@@ -218,10 +242,10 @@ def create(
 
 def _refuse_other_than_default(name: str, **given: Any) -> None:
   """Settings that would do nothing are an error."""
-  for setting, value in given.items():
-    default = _NOT_OF_FASTGRNN[setting]
-    if value != default:
+  because, defaults = _NOT_OF.get(_MODELS[name][0], ('', {}))
+  for setting, default in defaults.items():
+    if given[setting] != default:
       raise ValueError(
-        f'the model {name} has neither convolutions nor norms, and always a '
-        f'dense classifier, so leave {setting} at {default!r}; got {value!r}.'
+        f'the model {name} has {because}, so leave {setting} at {default!r}; '
+        f'got {given[setting]!r}.'
       )

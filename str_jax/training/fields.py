@@ -6,7 +6,10 @@ import math
 from typing import Any
 
 # A run may go on with these changed: they do not change its numbers.
-FREE = ('data_dir', 'num_workers', 'eval_batch_size', 'fsdp', 'skip_corrupt')
+FREE = (
+  *('data_dir', 'num_workers', 'eval_batch_size', 'fsdp', 'skip_corrupt'),
+  'wandb',
+)
 
 _RANGES = (  # of fields: from the first number, and below the second
   ('seed', 0, 2**31),

@@ -31,7 +31,7 @@ def finish(
     run: the run.
     stage: its last stage.
     state: its last state.
-    log: closed, for times.
+    log: for its times, and for the results.
     command: what started the run.
 
   Returns:
@@ -74,6 +74,7 @@ def finish(
   }
 
   def write() -> None:
+    log.results(summary)  # first: a finished run is not opened again
     records.write_json(run.directory / 'summary.json', summary)
     page.write(run.directory)
 

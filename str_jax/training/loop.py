@@ -23,6 +23,8 @@ from str_jax.training import (
   init_from,
   norms,
   workdir,
+  writers,
+  writers_wandb,
 )
 from str_jax.training import plan as plans
 from str_jax.training import state as states
@@ -78,6 +80,7 @@ class Run(Setup):
       The content of summary.json.
     """
     self.check_batch()
+    writers_wandb.check(self.config.get('wandb'))
     with (
       workdir.held(self.directory),
       contextlib.closing(self.checkpoints),
@@ -91,7 +94,7 @@ class Run(Setup):
           if int(state.step) == phase.start and phase.start:
             stage, state = self.freeze(stage, state, phase)
           state = self.train_phase(stage, state, log, interrupt)
-      return finish.finish(self, stage, state, log, command)
+        return finish.finish(self, stage, state, log, command)
 
   def start(self, initial: Initial | None = None) -> tuple[Stage, State]:
     """The newest checkpoint's stage and state, or the initial ones."""
@@ -148,6 +151,7 @@ class Run(Setup):
       return Silent()
     return Log(
       self.directory,
+      self.config,
       start_step=start_step,
       total_steps=self.plan.total_steps,
       batch_size=self.config.batch_size,
@@ -189,6 +193,9 @@ class Run(Setup):
       if step == plan.total_steps and config.get('norm_batches'):
         state = norms.renewed(self, stage, state, config.norm_batches)
       self.checkpoints.save(state, self.log_validation(stage, state, log))
+      variables = self.placement.readable(state.variables)
+      if distributed.is_first():
+        log.histograms(writers.distributions(stage.method, variables), step)
     stopped_by = interrupt.at(step)
     if not evaluates and (
       step % plan.checkpoint_every == 0 or step == plan.kept_step or stopped_by

@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: files, TensorBoard and the screen."""
+"""Where the numbers of a run go: files, TensorBoard, W&B and the screen."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import json
 import pathlib
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import rich.console
 import rich.progress
-from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
+from ml_collections import ConfigDict
 
 from str_jax.training import records
+from str_jax.training.writers import Board
+from str_jax.training.writers_wandb import WandB
 
 
 class Log:
@@ -26,6 +28,7 @@ class Log:
 
   Args:
     workdir: the folder of the run.
+    config: of the run.
     start_step: the step that the run goes on from.
     total_steps: its end, for the progress bar.
     batch_size: for examples a second.
@@ -34,16 +37,21 @@ class Log:
   def __init__(
     self,
     workdir: pathlib.Path,
+    config: ConfigDict,
     *,
     start_step: int,
     total_steps: int,
     batch_size: int,
   ) -> None:
-    kept = _cut_back(workdir / 'timing.jsonl', start_step)
-    _cut_back(workdir / 'metrics.jsonl', start_step)
+    kept, _ = _cut_back(workdir / 'timing.jsonl', start_step)
+    _, again = _cut_back(workdir / 'metrics.jsonl', start_step)
     self._metrics = (workdir / 'metrics.jsonl').open('a')
     self._timing = (workdir / 'timing.jsonl').open('a')
-    self._board = _Board(workdir / 'tensorboard', start_step + 1)
+    self._board = Board(workdir / 'tensorboard', start_step + 1)
+    self._wandb = None
+    if config.get('wandb') is not None:
+      self._wandb = WandB(workdir, config.wandb, config, again)
+    self._config = config
     self._batch_size = batch_size
     self._earlier = kept[-1]['seconds'] if kept else 0.0
     self._began = self._last = time.perf_counter()
@@ -73,8 +81,7 @@ class Log:
         'examples_per_second': round(rate, 1),
       },
     )
-    self._scalars('train', record)
-    self._board.scalar('train/examples_per_second', rate, record['step'])
+    self._scalars('train', record | {'examples_per_second': rate})
     self._bar.train(record, rate)
 
   def validation(self, record: dict[str, Any], began: float) -> None:
@@ -90,6 +97,26 @@ class Log:
     self._scalars('validation', record)
     self._board.flush()
     self._bar.validation(record)
+
+  def histograms(self, arrays: Mapping[str, np.ndarray], step: int) -> None:
+    """Shows in TensorBoard how arrays are distributed.
+
+    Args:
+      arrays: by their tags.
+      step: that they are of.
+    """
+    self._board.histograms(arrays, step)
+
+  def results(self, summary: Mapping[str, Any]) -> None:
+    """What the run came to, for TensorBoard and W&B; ends the bar.
+
+    Args:
+      summary: the content of summary.json.
+    """
+    self._bar.close()
+    self._board.finish(self._config, summary, summary['steps'])
+    if self._wandb is not None:
+      self._wandb.finish(summary)
 
   @property
   def seconds(self) -> float:
@@ -110,6 +137,8 @@ class Log:
     """Ends the bar and closes the files."""
     self._bar.close()
     self._board.close()
+    if self._wandb is not None:
+      self._wandb.close()
     for file in (self._metrics, self._timing):
       with contextlib.suppress(OSError):  # of a line whose writing failed
         file.close()
@@ -120,48 +149,15 @@ class Log:
       file.flush()
 
   def _scalars(self, kind: str, record: dict[str, Any]) -> None:
+    values: dict[str, float] = {}
     for name, value in record.items():
       if isinstance(value, dict):
-        for layer, number in value.items():
-          self._board.scalar(f'{name}/{layer}', number, record['step'])
-      elif name not in ('step', 'epoch'):
-        self._board.scalar(f'{kind}/{name}', value, record['step'])
-
-
-class _Board:
-  """Events for TensorBoard.
-
-  Written at once: tensorboardX's own writer has a thread that dies when the
-  disk is full, and whoever hands it more then waits for ever. They are an
-  extra: where they cannot be written, the run goes on without.
-
-  Args:
-    directory: where they lie; made if missing.
-    first_step: from here on, what earlier starts wrote is not shown.
-  """
-
-  def __init__(self, directory: pathlib.Path, first_step: int) -> None:
-    with records.writing(directory):
-      directory.mkdir(exist_ok=True)
-      self._file = EventsWriter(str(directory / 'events'))
-    start = SessionLog(status=SessionLog.START)
-    self._add(step=first_step, file_version='brain.Event:2')
-    self._add(step=first_step, session_log=start)
-
-  def scalar(self, name: str, value: float, step: int) -> None:
-    self._add(step=step, summary=summary.scalar(name, value))
-
-  def flush(self) -> None:
-    with contextlib.suppress(OSError):
-      self._file.flush()
-
-  def close(self) -> None:
-    with contextlib.suppress(OSError):
-      self._file.close()
-
-  def _add(self, **content: Any) -> None:
-    with contextlib.suppress(OSError):
-      self._file.write_event(Event(wall_time=time.time(), **content))
+        values |= {f'{name}/{layer}': x for layer, x in value.items()}
+      elif name != 'step':
+        values[f'{kind}/{name}'] = value
+    self._board.scalars(values, record['step'])
+    if self._wandb is not None:
+      self._wandb.scalars(kind, values, record['step'])
 
 
 class Silent:
@@ -174,6 +170,12 @@ class Silent:
     """See :class:`Log`."""
 
   def validation(self, record: dict[str, Any], began: float) -> None:
+    """See :class:`Log`."""
+
+  def histograms(self, arrays: Mapping[str, np.ndarray], step: int) -> None:
+    """See :class:`Log`."""
+
+  def results(self, summary: Mapping[str, Any]) -> None:
     """See :class:`Log`."""
 
   def say(self, text: str) -> None:
@@ -237,8 +239,11 @@ class _Bar:
     return f'step {record["step"]:>{self._digits}}/{self._total}'
 
 
-def _cut_back(path: pathlib.Path, step: int) -> list[dict[str, Any]]:
-  """Drops the lines after a step: they will be written again."""
-  kept = [r for r in records.read_lines(path) if r['step'] <= step]
+def _cut_back(
+  path: pathlib.Path, step: int
+) -> tuple[list[records.Record], list[records.Record]]:
+  """The lines up to a step, and those after it: these are dropped."""
+  lines = records.read_lines(path)
+  kept = [r for r in lines if r['step'] <= step]
   records.write_text(path, ''.join(json.dumps(r) + '\n' for r in kept))
-  return kept
+  return kept, [r for r in lines if r['step'] > step]

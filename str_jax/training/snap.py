@@ -281,7 +281,7 @@ def _write(
     with contextlib.closing(new.open_log(new.plan.total_steps)) as log:
       accuracy = new.log_validation(stage, state, log)
       new.checkpoints.save(state, accuracy)
-    finish.finish(new, stage, state, log, command)
+      finish.finish(new, stage, state, log, command)
 
 
 def _show(rows: list[Row]) -> None:

@@ -41,7 +41,7 @@ def error_of(arguments, capsys):
 MISTAKES = {
   'report {}/none': 'none/summary.json is missing: name the folder of a',
   'report {}/file': 'file/summary.json is missing: name the folder of a',
-  'report {}/run': 'run/summary.json is missing: name the folder of a',
+  'report {}/run': 'run holds a run that is not finished: give the training',
   'evaluate {}/none': 'none/config.json is missing: name the folder of a',
   'evaluate {}/file': 'file/config.json is missing: name the folder of a',
   'evaluate {}/run': "run/checkpoints has no checkpoint 'last'; it has none",

@@ -6,7 +6,6 @@ import shutil
 
 import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
 from configs import common
 from str_jax.training import loop, page
@@ -53,31 +52,14 @@ def _shared_create(config, plan, phase, dataset, placement):
   return _stages[key]
 
 
-@pytest.fixture(scope='session')
-def compilation_cache(tmp_path_factory):
-  """Shared with the processes that tests start."""
-  return tmp_path_factory.mktemp('compiled')
-
-
 @pytest.fixture
-def quick(monkeypatch, compilation_cache):
+def quick(monkeypatch, haste):
   """Equal stages are compiled once; pictures have tests of their own."""
   monkeypatch.setattr(stages, 'create', _shared_create)
   monkeypatch.setattr(page, 'write', lambda directory: None)
-  settings = {
-    'jax_compilation_cache_dir': str(compilation_cache),
-    'jax_persistent_cache_min_compile_time_secs': 0.05,
-    'jax_disable_most_optimizations': True,
-  }
-  before = {name: jax.config.values[name] for name in settings}
-  for name, value in settings.items():
-    jax.config.update(name, value)
-    monkeypatch.setenv(name.upper(), str(value))
-  jax_cache.reset_cache()
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-  jax_cache.reset_cache()
+  # Here and, `haste` undoes it here, in the processes that tests start.
+  jax.config.update('jax_disable_most_optimizations', True)
+  monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', 'True')
 
 
 @pytest.fixture(scope='session')

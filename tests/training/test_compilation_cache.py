@@ -29,6 +29,7 @@ def config():
 def test_it_is_in_the_users_cache_folder(config, monkeypatch, tmp_path):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   config.update(NAMES[0], None)
+  config.update(NAMES[1], 1.0)
   compilation_cache.enable()
   folder = pathlib.Path(config.jax_compilation_cache_dir)
   assert folder.parent == tmp_path / 'str_jax'

@@ -1,0 +1,303 @@
+"""`python -m str_jax sweep`: runs, failures, signals and the table."""
+
+import csv
+import json
+import os
+import pathlib
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from str_jax import __main__ as command_line
+from str_jax.training import runs_page, sweep_runs, sweeps
+
+ROOT = pathlib.Path(__file__).parents[2]
+SPEC = f'{ROOT}/configs/digits.py:st3'
+
+# In the place of the trainer: fails, waits for SIGTERM, or leaves a summary.
+MAIN = """
+import json, pathlib, signal, sys, time
+flags = dict(a.lstrip('-').split('=', 1) for a in sys.argv[1:])
+sparsity = float(flags.get('config.method.sparsity', 0.5))
+folder = pathlib.Path(flags['workdir'])
+with open('begun.txt', 'a') as file:
+  print(folder.name, file=file)
+if pathlib.Path('fails').exists() and sparsity == 0.9:
+  print('a line\\nerror: the learning rate is too high.\\nand a last line')
+  sys.exit(2)
+if pathlib.Path('waits').exists():
+  def save(*unused):
+    (folder / 'saved').touch()
+    sys.exit(0)
+  signal.signal(signal.SIGTERM, save)
+  (folder / 'ready').touch()
+  time.sleep(60)
+(folder / 'config.json').touch()
+(folder / 'summary.json').write_text(json.dumps({
+  'top1': sparsity + int(flags.get('config.seed', 0)) / 100,
+  'sparsity': sparsity, 'dense_flops': 4000000, 'flops': 2000000,
+  'seconds': 1.5, 'steps': 9,
+}))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+  """Where sweeps are started, of a trainer that is quick."""
+  (tmp_path / 'main.py').write_text(MAIN)
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.delenv('STR_JAX_TRACEBACK', raising=False)
+  # A run's config.json is the trainer's to check.
+  monkeypatch.setattr(sweeps.workdir, 'check', lambda *unused: None)
+  # The page has tests of its own.
+  monkeypatch.setattr(runs_page, 'write', lambda runs, out: (runs, out)[1])
+  return tmp_path
+
+
+def sweep(*arguments, over='method.sparsity=0.8,0.90', out='out'):
+  command_line.main(
+    ['sweep', f'--config={SPEC}', f'--over={over}', f'--out={out}', *arguments]
+  )
+
+
+def begun(folder):
+  path = folder / 'begun.txt'
+  names = path.read_text().split() if path.exists() else []
+  path.unlink(missing_ok=True)
+  return names
+
+
+def wait_for(found):
+  for _ in range(600):
+    if found():
+      return
+    time.sleep(0.05)
+  raise TimeoutError
+
+
+def error_of(capsys, *arguments, **options):
+  with pytest.raises(SystemExit) as end:
+    sweep(*arguments, **options)
+  assert end.value.code == 2
+  error = capsys.readouterr().err
+  assert error.startswith('error: ') and error.count('\n') == 1
+  return error
+
+
+def test_every_value_with_every_seed_in_one_table(folder, capsys):
+  sweep('--seeds=2', '--config.total_steps=900')
+  names = [f'sparsity={s},seed={n}' for s in ('0.8', '0.90') for n in (0, 1)]
+  assert begun(folder) == names
+  printed = capsys.readouterr().out
+  assert (
+    '[4/4] sparsity=0.90,seed=1: accuracy 91.00%, sparsity 90.00%, 1.5 s'
+  ) in printed
+  assert '80.50 ± 0.71' in printed and 'report: out/report.html' in printed
+  with open('out/sweep.csv') as file:
+    rows = list(csv.DictReader(file))
+  assert [row['method.sparsity'] for row in rows] == ['0.8', '0.90']
+  assert float(rows[1]['top1_mean']) == pytest.approx(0.905)
+  assert float(rows[1]['top1_std']) == pytest.approx(0.01 / 2**0.5)
+  assert rows[1]['n'] == '2' and float(rows[1]['flops_mean']) == 2e6
+  text = (folder / 'out' / 'sweep.md').read_text()
+  assert '| 0.90 | 2 | 90.50 ± 0.71 | 90.00 ± 0.00 | 2.000 ± 0.000 |' in text
+  # The same command again trains nothing; more seeds are added.
+  sweep('--seeds=2', '--config.total_steps=900')
+  assert begun(folder) == []
+  assert 'seed=1: finished before, accuracy 91.00%' in capsys.readouterr().out
+  sweep('--seeds=1,7', '--config.total_steps=900')
+  assert begun(folder) == ['sparsity=0.8,seed=7', 'sparsity=0.90,seed=7']
+  error = error_of(capsys, '--seeds=2', '--config.total_steps=800')
+  assert "out belongs to another sweep: overrides {'total_steps': 800}" in error
+
+
+def test_a_failure_is_named_and_tried_again(folder, capsys):
+  (folder / 'fails').touch()
+  # A tuple: JSON has none, and the folder is still this sweep's.
+  set_field = '--config.schedule.boundaries_epochs=(3,5)'
+  with pytest.raises(SystemExit) as end:
+    sweep(set_field, over='method.sparsity=0.9,0.8')
+  assert end.value.code == 1
+  assert begun(folder) == ['sparsity=0.9,seed=0', 'sparsity=0.8,seed=0']
+  output = capsys.readouterr()
+  why = 'sparsity=0.9,seed=0: error: the learning rate is too high.'
+  assert f'[1/2] {why}\n' in output.out
+  assert f'not finished: {why}\n' in output.out and '0 of 1' in output.out
+  assert output.err.startswith('1 of 2 runs are not finished: the same')
+  content = json.loads((folder / 'out' / 'sweep.json').read_text())
+  assert list(content['unfinished']) == ['sparsity=0.9,seed=0']
+  assert [row['n'] for row in content['rows']] == [0, 1]
+  assert f'- {why}' in (folder / 'out' / 'sweep.md').read_text()
+  (folder / 'fails').unlink()
+  sweep(set_field, over='method.sparsity=0.9,0.8')
+  assert begun(folder) == ['sparsity=0.9,seed=0']
+  content = json.loads((folder / 'out' / 'sweep.json').read_text())
+  assert not content['unfinished']
+
+
+def test_a_sweep_that_never_began_can_be_mended(folder):
+  (folder / 'fails').touch()
+  with pytest.raises(SystemExit):
+    sweep('--config.batch_size=32', over='method.sparsity=0.9')
+  (folder / 'fails').unlink()
+  sweep('--config.batch_size=16', over='method.sparsity=0.9')
+
+
+def test_a_signal_goes_to_the_run_at_hand(folder, capsys):
+  (folder / 'waits').touch()
+
+  def stop():
+    wait_for(lambda: (run / 'ready').exists())
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  run = folder / 'out' / 'sparsity=0.8,seed=0'
+  thread = threading.Thread(target=stop)
+  thread.start()
+  with pytest.raises(SystemExit) as end:
+    sweep()
+  thread.join()
+  assert end.value.code == 1 and (run / 'saved').exists()
+  assert begun(folder) == ['sparsity=0.8,seed=0']
+  printed = capsys.readouterr().out
+  assert 'sparsity=0.8,seed=0: stopped by SIGTERM; the same command' in printed
+  assert 'not finished: sparsity=0.90,seed=0: not begun' in printed
+  assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_run_that_is_killed_is_said_so(folder, capsys):
+  kill = 'import os\nos.kill(os.getpid(), 9)\n'
+  (folder / 'main.py').write_text(kill)
+  with pytest.raises(SystemExit):
+    sweep(over='method.sparsity=0.8')
+  printed = capsys.readouterr().out
+  assert '[1/1] sparsity=0.8,seed=0: ended by SIGKILL\n' in printed
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason="Linux's own means")
+def test_a_killed_sweep_leaves_no_run_behind(folder):
+  (folder / 'waits').touch()
+  code = 'import sys; from str_jax import __main__; __main__.main(sys.argv[1:])'
+  process = subprocess.Popen(
+    [sys.executable, '-c', code, 'sweep', f'--config={SPEC}', '--out=out'],
+    env=os.environ | {'PYTHONPATH': str(ROOT)},
+    stdout=subprocess.DEVNULL,
+  )
+  run = folder / 'out' / 'seed=0'
+  wait_for(lambda: (run / 'ready').exists())
+  process.kill()
+  process.wait()
+  wait_for(lambda: (run / 'saved').exists())
+
+
+def test_print_gives_commands_and_does_nothing_else(folder, capsys):
+  sweep('--seeds=2', '--print')
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) == 4 and not (folder / 'out').exists()
+  words = shlex.split(lines[3])
+  assert words[:2] == ['python', 'main.py']
+  assert words[2:] == [
+    f'--config={SPEC}',
+    '--config.method.sparsity=0.90',
+    '--config.seed=1',
+    '--workdir=out/sparsity=0.90,seed=1',
+  ]
+  for line in lines[1:]:
+    arguments = shlex.split(line)[1:]
+    pathlib.Path(arguments[-1].partition('=')[2]).mkdir(parents=True)
+    subprocess.run([sys.executable, *arguments], check=True)
+  sweep('--seeds=2', '--print')
+  assert capsys.readouterr().out.splitlines() == lines[:1]
+  begun(folder)
+  sweep('--seeds=2')  # collects them, and trains the one that is left
+  assert begun(folder) == ['sparsity=0.8,seed=0']
+
+
+def test_names_and_values():
+  made = sweeps.create(
+    SPEC,
+    over=[
+      'schedule.boundaries_epochs=(80,120),(60,)',
+      'optimizer.name=sgd',
+      'method.start_steps=None',
+    ],
+    seeds='3,7',
+  )
+  assert [trial.name for trial in made.trials] == [
+    f'boundaries_epochs={b},optimizer=sgd,start_steps=None,seed={n}'
+    for b in ('(80,120)', '(60,)')
+    for n in (3, 7)
+  ]
+  assert str(made.directory) == (
+    'runs/digits-st3-sweep-boundaries_epochs-optimizer-start_steps'
+  )
+  assert '--config.schedule.boundaries_epochs=(80,120)' in (
+    made.trials[0].arguments
+  )
+  assert "'--config.schedule.boundaries_epochs=(80,120)'" in (
+    made.trials[0].command
+  )
+  (alone,) = sweeps.create(SPEC, ['--config.seed=5']).trials
+  assert alone.name == 'seed=5'
+  assert alone.arguments.count('--config.seed=5') == 1
+
+
+MISTAKES = [
+  ('method.nosuch=1,2', [], 'there is no field method.nosuch'),
+  ('method.sparsity=0.8,much', [], 'method.sparsity needs a number or None'),
+  ('method.sparsity=0.8,nan', [], "needs a number or None, got 'nan'"),
+  ('batch_size=8,0', [], 'batch_size must be 1 or more, got 0'),
+  ('method.sparsity=', [], 'needs a field and values with commas'),
+  ('method.sparsity', [], "0.8,0.9, got 'method.sparsity'"),
+  ('method.sparsity=0.8,,0.9', [], 'needs a field and values with commas'),
+  ('method.sparsity=0.9,0.90', [], 'sparsity=0.90,seed=0 are the same run'),
+  ('seed=1,2', [], 'give the seeds as --seeds'),
+  ('batch_size=8', ['--over=batch_size=16'], 'batch_size is given twice'),
+  ('batch_size=8', ['--config.batch_size=4'], 'is both set by --config.batch'),
+  ('batch_size=8', ['--seeds=0'], "needs how many, as 3 for .*, got '0'"),
+  ('batch_size=8', ['--seeds=-1'], "got '-1'"),
+  ('batch_size=8', ['--seeds=1,1'], "got '1,1'"),
+  ('batch_size=8', ['--seeds=two'], "got 'two'"),
+  ('batch_size=8', ['--seeds=2', '--config.seed=1'], 'seed is both set'),
+  ('batch_size=8', ['--out=main.py'], 'must be a folder, but main.py is a'),
+  ('batch_size=8', ['--out=run'], 'but run is that of a run'),
+  ('method.budget=a/b.csv,a_b.csv', [], 'a/b.csv'),
+]
+
+
+@pytest.mark.parametrize(('over', 'arguments', 'sentence'), MISTAKES)
+def test_a_mistake_is_one_sentence_before_any_run(
+  over, arguments, sentence, folder, capsys
+):
+  (folder / 'run').mkdir()
+  (folder / 'run' / 'config.json').touch()
+  error = error_of(capsys, *arguments, over=over)
+  assert re.search(sentence, error), error
+  assert not (folder / 'out').exists() and not begun(folder)
+
+
+def test_without_the_trainer(folder, capsys):
+  (folder / 'main.py').unlink()
+  assert 'sweep starts main.py, which is not in this' in error_of(capsys)
+
+
+def test_the_trainer_itself(tmp_path, monkeypatch):
+  """A sweep of one short run, by main.py."""
+  monkeypatch.chdir(ROOT)
+  monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', 'true')  # compiles less
+  monkeypatch.setattr(runs_page, 'write', lambda runs, out: out)
+  sweep(
+    *('--config.total_steps=2', '--config.schedule.warmup_steps=0'),
+    *('--config.method.start_steps=0', '--config.method.end_steps=2'),
+    over='method.sparsity=0.5',
+    out=tmp_path,
+  )
+  row = json.loads((tmp_path / 'sweep.json').read_text())['rows'][0]
+  assert row['n'] == 1 and row['sparsity_mean'] == pytest.approx(0.5, abs=1e-3)
+  output = tmp_path / 'sparsity=0.5,seed=0' / sweep_runs.OUTPUT
+  assert 'test accuracy' in output.read_text()
