@@ -70,8 +70,12 @@ METHODS = {
 }
 # Files whose time is that of compiling: their programs run for a moment.
 HASTY = {
-  *('test_variables.py', 'test_target.py', 'test_pattern.py'),
+  *('test_configs_steps.py', 'test_docs_blocks.py', 'test_executor.py'),
+  *('test_compaction_filters.py', 'test_fastgrnn.py', 'test_group.py'),
+  *('test_laws.py', 'test_methods.py', 'test_models.py', 'test_nn.py'),
   *('test_nnx.py', 'test_nnx_model.py', 'test_own_model.py'),
+  *('test_pattern.py', 'test_pruning.py', 'test_target.py'),
+  'test_variables.py',
 }
 
 
