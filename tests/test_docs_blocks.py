@@ -197,8 +197,11 @@ def walk(tmp_path, monkeypatch, capsys, archive):
   def walk(document):
     walk = Walk(document, tmp_path / 'page', environment, capsys)
     found = documents.blocks(document)
-    shell = [b.text for b in found if b.language == 'bash' and not b.why]
-    if shell and 'str_jax prepare' not in ''.join(shell):  # which makes them
+    shell = '\n'.join(
+      b.text for b in found if b.language == 'bash' and not b.why
+    )
+    wanted = re.search(r'configs/(?!digits|fastgrnn)|runs/(?!digits)', shell)
+    if wanted and 'str_jax prepare' not in shell:  # which makes data sets
       small_runs.tars(tmp_path / 'tars')
       out = environment['TFDS_DATA_DIR']
       command_line.main(['prepare', 'cifar10'])
