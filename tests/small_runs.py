@@ -70,9 +70,11 @@ def run_main(words):
   import main
 
   sys.argv = list(words)
-  for name in documents.MAIN_FLAGS:  # a command before this one set them
-    absl_flags.FLAGS[name].unparse()
-  main.main(flags.parse(sys.argv))
+  try:
+    main.main(flags.parse(sys.argv))
+  finally:
+    for name in documents.MAIN_FLAGS:  # or they hold for the next command
+      absl_flags.FLAGS[name].unparse()
 
 
 def train_in_sweep(trial, signals):
