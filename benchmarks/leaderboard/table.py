@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,35 +30,25 @@ def _one(records: Records) -> str:
     if r['decay'] is None:  # no calibration
       cells[r['row'], r['asked']].append(r)
   asked = sorted({s for _, s in cells if s is not None})
-  header = ['test accuracy, %']
-  header += [f'{sparsity:.0%} zeros' for sparsity in asked]
-  body = [
-    [row, *(_cell(cells.get((row, s), []), s) for s in asked)]
-    for row in ROWS
-    if row != 'dense' and any((row, s) in cells for s in asked)
-  ]
-  flops = [
-    [row, *(_flops(cells.get((row, s), [])) for s in asked)]
-    for row in ROWS
-    if row != 'dense' and any((row, s) in cells for s in asked)
-  ]
-  first = trained[0]
-  lines = [f'## {_title(first)}\n\n']
-  if dense := cells.get(('dense', None)):
-    lines.append(f'Dense: {_cell(dense, None)}\n\n')
-  lines += [record.markdown(header, body), '\n']
-  header[0] = 'FLOPs left, %'
-  lines += [record.markdown(header, flops), '\n']
   seeds = sorted({r['seed'] for r in records if r['decay'] is None})
-  lines.append(
+  cell = functools.partial(_cell, seeds=len(seeds))
+  parts = [f'## {_title(trained[0])}\n']
+  if dense := cells.get(('dense', None)):
+    parts.append(f'Dense: {cell(dense, None)}\n')
+  shown = [row for row in ROWS if any((row, s) in cells for s in asked)]
+  for head, said in (('test accuracy, %', cell), ('FLOPs left, %', _flops)):
+    header = [head, *(f'{sparsity:.0%} zeros' for sparsity in asked)]
+    body = [[row, *(said(cells[row, s], s) for s in asked)] for row in shown]
+    parts.append(record.markdown(header, body))
+  parts.append(
     'Mean ± standard deviation over the seeds '
     f'{", ".join(map(str, seeds))}, last checkpoint; zeros are counted over '
     'all convolution and classifier weights. In brackets what differs: zeros '
     'reached, runs where fewer than all seeds are there, runs that diverged. '
-    f'{first["note"] or ""}'.rstrip()
+    f'{trained[0]["note"] or ""}'.rstrip()
     + '\n'
   )
-  return ''.join(lines)
+  return '\n'.join(parts)
 
 
 def _title(r: dict[str, Any]) -> str:
@@ -66,7 +57,7 @@ def _title(r: dict[str, Any]) -> str:
   return f'{r["model"]}, {r["steps"]:,} steps, {r["device"]}{side}{changes}'
 
 
-def _cell(runs: Records, asked: float | None) -> str:
+def _cell(runs: Records, asked: float | None, seeds: int) -> str:
   ended = [r for r in runs if 'diverged' not in r]
   if not runs:
     return ''
@@ -77,7 +68,7 @@ def _cell(runs: Records, asked: float | None) -> str:
   zeros, _ = mean_and_deviation([r['sparsity'] for r in ended])
   if asked is not None and abs(zeros - asked) >= 5e-4:
     said.append(f'{zeros:.1%} zeros')
-  if len(ended) != 3:
+  if len(ended) != seeds:
     said.append(f'{len(ended)} run{"s" if len(ended) > 1 else ""}')
   if lost := len(runs) - len(ended):
     said.append(f'{lost} diverged')
@@ -85,6 +76,7 @@ def _cell(runs: Records, asked: float | None) -> str:
   return f'{mean:.2f} ± {spread:.2f}{more}'
 
 
-def _flops(runs: Records) -> str:
+def _flops(runs: Records, asked: float | None) -> str:
+  del asked
   left = [r['flops'] / r['dense_flops'] for r in runs if 'diverged' not in r]
   return f'{100 * mean_and_deviation(left)[0]:.1f}' if left else ''
