@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 from flax import nnx, traverse_util
 
 from str_jax import variables
@@ -192,7 +193,12 @@ def _check_shapes(
   leaves: tuple[Threshold, ...],
 ) -> None:
   """Refuses layers that nnx.vmap stacked, which would be taken for one."""
-  wanted = thresholds.initial(method, weight.get_value())
+  # Shapes alone: a threshold a weight would be as large as the weights.
+  initial = jax.eval_shape(
+    lambda w: (method.init_learned(w), method.init_computed(w)),
+    weight.get_value(),
+  )
+  wanted = [one for one in initial if one is not None]
   for leaf, one in zip(leaves, wanted, strict=True):
     if leaf.shape != one.shape:
       raise ValueError(
