@@ -56,7 +56,7 @@ BOARDS = {
       'optimizer.clip_norm': 3.0,
     },
     {'method.start_steps': 15, 'method.end_steps': 150},
-    (1e-2, 2e-2, 4e-2),
+    (5e-3, 1e-2, 1.4e-2, 2e-2),
   ),
   'cifar10': Board(
     'configs/cifar10.py:dense-paper',
