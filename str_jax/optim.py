@@ -84,7 +84,8 @@ def decay(
     norms: rate of ``scale``, and of the ``bias`` beside one.
     biases: rate of every other ``bias``.
     dense_kernels: rate of the kernels without a learned threshold beside
-      them; None is that of the others.
+      them; None is that of the others. Every threshold in a flat dict under
+      ``thresholds`` counts as learned: pass none that is computed.
     coupled: whether decay is added to the gradient or taken from the
       parameter.
     learning_rate: the chain's own, for decoupled decay only.

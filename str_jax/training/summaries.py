@@ -103,16 +103,32 @@ def read(folder: pathlib.Path) -> tuple[Record, list[Record]]:
     FileNotFoundError: there is no summary.json.
     ValueError: a field is missing or of another kind, or a file is damaged.
   """
+  return summary(folder), _metrics(folder / 'metrics.jsonl')
+
+
+def summary(folder: pathlib.Path) -> Record:
+  """The content of a finished run's `summary.json`, checked.
+
+  Args:
+    folder: of the run.
+
+  Returns:
+    The content.
+
+  Raises:
+    FileNotFoundError: there is none.
+    ValueError: a field is missing or of another kind, or the file is damaged.
+  """
   path = folder / 'summary.json'
   if not path.is_file() and (folder / 'config.json').is_file():
     raise FileNotFoundError(
       f'{folder} holds a run that is not finished: give the training command '
       'again, which goes on with it.'
     )
-  summary = records.read_json(path)
-  _check(summary, _SUMMARY, str(path))
+  content = records.read_json(path)
+  _check(content, _SUMMARY, str(path))
   for name, kinds in (('layers', _LAYER), ('rounds', _ROUND)):
-    rows = summary.get(name, [] if name == 'rounds' else None)
+    rows = content.get(name, [] if name == 'rounds' else None)
     if not isinstance(rows, list):
       raise ValueError(_wrong(str(path), name, 'a list', rows))
     for number, row in enumerate(rows):
@@ -120,12 +136,12 @@ def read(folder: pathlib.Path) -> tuple[Record, list[Record]]:
       if not isinstance(row, dict):
         raise ValueError(_wrong(str(path), where, 'an object', row))
       _check(row, kinds, str(path), where + '.')
-  target = summary.get('target')
+  target = content.get('target')
   if target is not None:
     if not isinstance(target, dict):
       raise ValueError(_wrong(str(path), 'target', 'an object', target))
     _check(target, _TARGET, str(path), 'target.')
-  return summary, _metrics(folder / 'metrics.jsonl')
+  return content
 
 
 def _metrics(path: pathlib.Path) -> list[Record]:

@@ -11,7 +11,7 @@ from typing import Any
 import rich.table
 
 from str_jax.training import console as consoles
-from str_jax.training import records
+from str_jax.training import records, summaries
 from str_jax.training.sweeps import Sweep, Trial
 
 _MEASURES = ('top1', 'sparsity', 'flops', 'seconds')
@@ -104,7 +104,7 @@ def show(sweep: Sweep, unfinished: Mapping[str, str]) -> None:
 
 
 def _summary(trial: Trial) -> dict[str, Any]:
-  summary = records.read_json(trial.directory / 'summary.json')
+  summary = summaries.summary(trial.directory)
   return {name: summary[name] for name in (*_MEASURES, 'dense_flops', 'steps')}
 
 

@@ -42,7 +42,11 @@ if pathlib.Path('waits').exists():
 (folder / 'summary.json').write_text(json.dumps({
   'top1': sparsity + int(flags.get('config.seed', 0)) / 100,
   'sparsity': sparsity, 'dense_flops': 4000000, 'flops': 2000000,
-  'seconds': 1.5, 'steps': 9,
+  'seconds': 1.5, 'steps': 9, 'weights': 10, 'nonzero': 1, 'layers': [],
+  **dict.fromkeys(('config', 'versions'), {}),
+  **dict.fromkeys(('model', 'dataset', 'method', 'command', 'device'), ''),
+  **dict.fromkeys(('note', 'best_top1', 'best_step', 'eval_loss')),
+  'examples_per_second': None,
 }))
 """
 
@@ -139,6 +143,23 @@ def test_a_failure_is_named_and_tried_again(folder, capsys):
   assert begun(folder) == ['sparsity=0.9,seed=0']
   content = json.loads((folder / 'out' / 'sweep.json').read_text())
   assert not content['unfinished']
+
+
+@pytest.mark.parametrize(
+  ('damage', 'said'),
+  [
+    (lambda content: content.pop('flops'), "lacks 'flops'"),
+    (lambda content: content.update(top1='0.9'), "top1 in .* got '0.9'"),
+  ],
+)
+def test_a_damaged_summary_is_named(folder, capsys, damage, said):
+  sweep(over='method.sparsity=0.8')
+  path = folder / 'out' / 'sparsity=0.8,seed=0' / 'summary.json'
+  content = json.loads(path.read_text())
+  damage(content)
+  path.write_text(json.dumps(content))
+  error = error_of(capsys, over='method.sparsity=0.8')
+  assert re.search(f'{said}.*', error) and 'sparsity=0.8,seed=0' in error
 
 
 def test_a_sweep_that_never_began_can_be_mended(folder):
