@@ -35,12 +35,18 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks import alternate, gpu_tables, our_step, record, train_step
+from benchmarks import (
+  alternate,
+  gpu_tables,
+  our_step,
+  processes,
+  record,
+  train_step,
+)
 from benchmarks.alternate import Contender, Result
 from benchmarks.gpu_programs import (
   FLAGS,
   MEMORY,
-  joined,
   matmul,
   profiled,
   refused,
@@ -133,7 +139,7 @@ def flags(args: argparse.Namespace) -> None:
     if refusal:
       keep([unit | {'program': name, 'flag': text, 'refused': refusal}], args)
     else:
-      environment = MEMORY | {'XLA_FLAGS': joined(text)}
+      environment = MEMORY | {'XLA_FLAGS': processes.xla_flags(text)}
       waiting.append(
         Contender(name, our_step.ours, settings, environment=environment)
       )

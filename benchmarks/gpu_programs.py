@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-from benchmarks import gpu_tables, our_step
+from benchmarks import gpu_tables, our_step, processes
 from benchmarks.alternate import Program
 
 FLAGS = {
@@ -77,7 +77,7 @@ def refused(flag: str) -> str:
   """What XLA says of a flag that it does not take; '' if it takes it."""
   done = subprocess.run(
     [sys.executable, '-c', _PROBE],
-    env=os.environ | MEMORY | {'XLA_FLAGS': joined(flag)},
+    env=os.environ | MEMORY | {'XLA_FLAGS': processes.xla_flags(flag)},
     capture_output=True,
     text=True,
   )
@@ -85,8 +85,3 @@ def refused(flag: str) -> str:
     return ''
   said = [x for x in done.stderr.splitlines() if 'flag' in x.lower()]
   return (said or done.stderr.splitlines() or ['no reason given'])[-1][-160:]
-
-
-def joined(flag: str) -> str:
-  """XLA_FLAGS as they are, and one more."""
-  return f'{os.environ.get("XLA_FLAGS", "")} {flag}'.strip()

@@ -35,7 +35,11 @@ def start(
     The processes; standard output and error come together through a pipe.
   """
   force = f'--xla_force_host_platform_device_count={devices}'
-  own = {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': force, 'PYTHONUNBUFFERED': '1'}
+  own = {
+    'JAX_PLATFORMS': 'cpu',
+    'XLA_FLAGS': xla_flags(force),
+    'PYTHONUNBUFFERED': '1',
+  }
   extra: list[list[str]] = [[]]
   if processes > 1:
     address = f'localhost:{free_port()}'
@@ -84,6 +88,11 @@ def metrics(workdir: pathlib.Path, kind: str = 'train') -> list[dict[str, Any]]:
   """The lines of a kind in a run's metrics.jsonl."""
   lines = (workdir / 'metrics.jsonl').read_text().splitlines()
   return [r for r in map(json.loads, lines) if r['kind'] == kind]
+
+
+def xla_flags(flag: str) -> str:
+  """XLA_FLAGS as they are, and one more, which counts."""
+  return f'{os.environ.get("XLA_FLAGS", "")} {flag}'.strip()
 
 
 def free_port() -> int:

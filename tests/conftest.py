@@ -11,6 +11,20 @@ import types
 
 # Before the first import of jax: eight virtual devices, and the host's own.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# Compiling is most of the tests' time, and their programs run for a moment:
+# LLVM does without optimizations, which takes a third of the time.
+HASTE = (
+  '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false '
+  '--xla_cpu_parallel_codegen_split_count=1'
+)
+USERS_FLAGS = os.environ.get('XLA_FLAGS', '').removeprefix(HASTE).strip()
+os.environ['XLA_FLAGS'] = f'{HASTE} {USERS_FLAGS}'.strip()
+# For `jax.jit`: compiled as users have it after all.
+OPTIMIZED = {
+  'xla_backend_optimization_level': 3,
+  'xla_cpu_use_fusion_emitters': True,
+  'xla_cpu_parallel_codegen_split_count': 32,
+}
 # What is compiled is kept for all processes of the session.
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.05')
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # not the user's own
@@ -68,15 +82,6 @@ METHODS = {
   'st3_2_4': methods.create('st3', sparsity=0.6, end_step=4, pattern='2:4'),
   'frozen': methods.create('frozen'),
 }
-# Files whose time is that of compiling: their programs run for a moment.
-HASTY = {
-  *('test_configs_steps.py', 'test_docs_blocks.py', 'test_executor.py'),
-  *('test_compaction_filters.py', 'test_fastgrnn.py', 'test_group.py'),
-  *('test_laws.py', 'test_methods.py', 'test_models.py', 'test_nn.py'),
-  *('test_nnx.py', 'test_nnx_model.py', 'test_own_model.py'),
-  *('test_pattern.py', 'test_pruning.py', 'test_target.py'),
-  'test_variables.py',
-}
 
 
 def pytest_collection_modifyitems(config, items):
@@ -85,22 +90,6 @@ def pytest_collection_modifyitems(config, items):
   for item in items:
     for module in ('str_jax', 'main', 'test_'):
       item.add_marker(pytest.mark.filterwarnings(f'error:::{module}.*'))
-
-
-@pytest.fixture(autouse=True)
-def haste(request):
-  """Compiles in haste in the files of HASTY; see `optimized`."""
-  name = 'jax_disable_most_optimizations'
-  before = jax.config.values[name]
-  jax.config.update(name, before or request.path.name in HASTY)
-  yield
-  jax.config.update(name, before)
-
-
-@pytest.fixture
-def optimized(haste):
-  """Programs as users have them: for tests of what XLA makes of one."""
-  jax.config.update('jax_disable_most_optimizations', False)
 
 
 @pytest.fixture

@@ -47,10 +47,7 @@ def shapes(name):
 
 @functools.cache
 def apply_of(model):
-  """Compiled as soon as can be: each small model has shapes of its own."""
-  return jax.jit(
-    model.apply, compiler_options={'xla_backend_optimization_level': 0}
-  )
+  return jax.jit(model.apply)
 
 
 def random_variables(name, rng):

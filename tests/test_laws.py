@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from conftest import METHODS
+from conftest import METHODS, OPTIMIZED
 from jax.sharding import NamedSharding, PartitionSpec
 
 import str_jax
@@ -58,6 +58,7 @@ EVERY = [
 ]
 KEY = jax.random.key(0, impl='rbg')  # half the time to compile
 
+optimized = functools.partial(jax.jit, compiler_options=OPTIMIZED)
 every_pair = pytest.mark.parametrize(('name', 'method'), EVERY)
 
 
@@ -96,7 +97,7 @@ def dense_variables(name):
 @functools.cache
 def dense_apply(name, lowering):
   """One compilation for all methods: their effective weights have one shape."""
-  return jax.jit(create(name, lowering=lowering).apply)
+  return optimized(create(name, lowering=lowering).apply)
 
 
 @functools.cache
@@ -133,12 +134,12 @@ def test_resized_models_are_the_same_when_shrunk(name, shrunk):
 
 
 @every_pair
-@pytest.mark.usefixtures('optimized')
 def test_sparse_is_dense_with_effective_weights(name, method):
   variables = sparse_variables(name, method)
-  params = jax.jit(
-    functools.partial(str_jax.effective_params, METHODS[method])
-  )(variables)
+  effective_params = functools.partial(
+    str_jax.effective_params, METHODS[method]
+  )
+  params = optimized(effective_params)(variables)
   zeros = sum(np.sum(w == 0) for w in kernels(params).values())
   assert zeros or method == 'frozen'
   dense = {k: v for k, v in variables.items() if k != COLLECTION}
@@ -147,7 +148,7 @@ def test_sparse_is_dense_with_effective_weights(name, method):
   both = name != 'fastgrnn' and method not in SETTINGS
   for lowering in LOWERINGS if both else ('xla',):
     sparse = create(name, method=METHODS[method], lowering=lowering)
-    logits = jax.jit(sparse.apply)(variables, images(name))
+    logits = optimized(sparse.apply)(variables, images(name))
     expected = dense_apply(name, lowering)(dense, images(name))
     np.testing.assert_array_equal(logits, expected, lowering)
     assert np.ptp(logits), lowering  # not a network of zeros
@@ -193,7 +194,6 @@ def test_bfloat16_on_a_sharded_batch(name, method):
     model.apply,
     in_shardings=(NamedSharding(mesh, PartitionSpec()), batch),
     out_shardings=batch,
-    compiler_options={'xla_backend_optimization_level': 0},  # sooner compiled
   )
   logits = apply(variables, images(name))
   assert len(logits.sharding.device_set) == 8

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import OPTIMIZED
 
 import str_jax
 from str_jax import functional, methods
@@ -200,12 +201,14 @@ def test_what_stays_of_the_values_is_each_methods_own():
     np.testing.assert_allclose(method(w, t), kept, rtol=1e-6)
 
 
-@pytest.mark.usefixtures('optimized')
 def test_no_sort_and_no_gather_in_the_update():
   method = create('st3', sparsity=0.8, pattern='2:4')
   params = {name: {'kernel': w} for name, w in KERNELS.items()}
   variables = str_jax.add_thresholds(method, {'params': params})
-  update = jax.jit(functools.partial(str_jax.update_thresholds, method))
+  update = jax.jit(
+    functools.partial(str_jax.update_thresholds, method),
+    compiler_options=OPTIMIZED,
+  )
   text = update.lower(variables, 20).compile().as_text()
   assert ' sort(' not in text and ' gather(' not in text
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import OPTIMIZED
 
 import str_jax
 from str_jax import methods
@@ -199,7 +200,6 @@ def test_gradients(settings, rescale):
   np.testing.assert_allclose(method(w, s, t), scale * soft, rtol=1e-6)
 
 
-@pytest.mark.usefixtures('optimized')
 def test_sharded_weights_meet_the_same_target():
   method = methods.create('str', target=0.9)
   params = {name: {'kernel': w} for name, w in KERNELS.items()}
@@ -215,7 +215,10 @@ def test_sharded_weights_meet_the_same_target():
     )
 
   sharded = jax.tree_util.tree_map_with_path(place, variables)
-  update = jax.jit(functools.partial(str_jax.update_thresholds, method))
+  update = jax.jit(
+    functools.partial(str_jax.update_thresholds, method),
+    compiler_options=OPTIMIZED,
+  )
   compiled = update.lower(sharded, 1).compile()
   text = compiled.as_text()
   assert 'all-gather' not in text and 'sort' not in text

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import METHODS
+from conftest import METHODS, OPTIMIZED
 from flax import linen as nn
 from flax import nnx
 from flax.core import freeze as frozen_dict
@@ -163,7 +163,6 @@ def test_errors_say_what_is_wanted():
     str_jax.effective_params(method, linen_variables())
 
 
-@pytest.mark.usefixtures('optimized')
 def test_sharded_update_gathers_nothing():
   mesh = jax.make_mesh(
     (8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,)
@@ -178,7 +177,8 @@ def test_sharded_update_gathers_nothing():
     'params': jax.device_put(variables['params'], sharding),
   }
   update = jax.jit(
-    lambda v: str_jax.update_thresholds(method, v, 4)['thresholds']
+    lambda v: str_jax.update_thresholds(method, v, 4)['thresholds'],
+    compiler_options=OPTIMIZED,
   )
   np.testing.assert_array_equal(
     update(sharded)['kernel_threshold'],
