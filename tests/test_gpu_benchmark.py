@@ -60,10 +60,7 @@ def small():
   with pytest.MonkeyPatch.context() as patch:
     there = resident.Resident(loaded, splits)
     patch.setattr(resident, 'load', lambda config: there)
-    before = jax.config.values['jax_disable_most_optimizations']
-    jax.config.update('jax_disable_most_optimizations', True)  # compiles fast
     yield make
-    jax.config.update('jax_disable_most_optimizations', before)
 
 
 def train(training):

@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import pytest
 
 from benchmarks import record
@@ -33,19 +32,14 @@ def test_every_row_is_a_run(data):
 
 
 def test_a_row_is_trained_once_and_told_of(tmp_path, capsys, monkeypatch):
-  before = jax.config.values['jax_disable_most_optimizations']
-  jax.config.update('jax_disable_most_optimizations', True)
   arguments = ['digits', '--rows=default', '--targets=0.9', '--steps=3']
   arguments += [f'--out={tmp_path}', f'--runs={tmp_path}', '--together']
   arguments += ['--seeds=0,1']
   monkeypatch.setitem(rows.DATA['digits'].fields, 'schedule.warmup_steps', 1)
-  try:
-    study.main(arguments)
-    study.main(arguments)
-    test = [a for a in arguments if 'seeds' not in a]
-    study.main([*test, '--seeds=5', '--test'])
-  finally:
-    jax.config.update('jax_disable_most_optimizations', before)
+  study.main(arguments)
+  study.main(arguments)
+  test = [a for a in arguments if 'seeds' not in a]
+  study.main([*test, '--seeds=5', '--test'])
   out = capsys.readouterr().out
   assert out.count('seed 0: validation') == 1
   found = json.loads((tmp_path / 'digits.json').read_text())

@@ -310,7 +310,6 @@ def test_without_the_trainer(folder, capsys):
 def test_the_trainer_itself(tmp_path, monkeypatch):
   """A sweep of one short run, by main.py."""
   monkeypatch.chdir(ROOT)
-  monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', 'true')  # compiles less
   monkeypatch.setattr(runs_page, 'write', lambda runs, out: out)
   sweep(
     *('--config.total_steps=2', '--config.schedule.warmup_steps=0'),

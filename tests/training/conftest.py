@@ -4,7 +4,6 @@ import json
 import pathlib
 import shutil
 
-import jax
 import pytest
 
 from configs import common
@@ -53,13 +52,10 @@ def _shared_create(config, plan, phase, dataset, placement):
 
 
 @pytest.fixture
-def quick(monkeypatch, haste):
+def quick(monkeypatch):
   """Equal stages are compiled once; pictures have tests of their own."""
   monkeypatch.setattr(stages, 'create', _shared_create)
   monkeypatch.setattr(page, 'write', lambda directory: None)
-  # Here and, `haste` undoes it here, in the processes that tests start.
-  jax.config.update('jax_disable_most_optimizations', True)
-  monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', 'True')
 
 
 @pytest.fixture(scope='session')
