@@ -58,6 +58,12 @@ def _is_learned(path: Path, paths: set[Path]) -> bool:
   return any(p in at or p[:-1] in at for p in paths)  # alone, or of a pair
 
 
+def _some(paths: set[Path]) -> str:
+  """Paths for a sentence; of many the first."""
+  names = sorted('/'.join(path) for path in paths)
+  return ', '.join(names[:12]) + (', ...' if len(names) > 12 else '')
+
+
 def decay(
   kernels: float | None = None,
   thresholds: float | None = None,
@@ -126,8 +132,8 @@ def decay(
       if rate and kind not in found:
         raise ValueError(
           f'a decay of {rate} is set for {kind}, but none of the parameters '
-          f'is one: set it to None, or check the names of the leaves, '
-          f'{", ".join("/".join(path) for path in sorted(paths))}.'
+          'is one: set it to None, or check the names of the leaves, '
+          f'{_some(paths)}.'
         )
     return optax.ScaleByScheduleState(count=jnp.zeros([], jnp.int32))
 
@@ -165,6 +171,9 @@ def keep_zeros() -> optax.GradientTransformation:
   Returns:
     A transformation whose ``update`` needs the parameters.
 
+  Raises:
+    ValueError: at ``init``, none of the parameters is named ``kernel``.
+
   ST-3 (WACV 2023), its released code: fine-tuning with the mask frozen.
 
   >>> import jax.numpy as jnp
@@ -174,6 +183,15 @@ def keep_zeros() -> optax.GradientTransformation:
   >>> tx.update(updates, tx.init(params), params)[0]['kernel'].tolist()
   [0.0, 1.0]
   """
+
+  def init(params: Any) -> optax.EmptyState:
+    paths = set(named_leaves(params))
+    if not any(path and path[-1] == KERNEL for path in paths):
+      raise ValueError(
+        'keep_zeros holds the zeros of leaves named kernel, but there are only '
+        f"{_some(paths)}: keep the method 'frozen' around the weights instead."
+      )
+    return optax.EmptyState()
 
   def update(
     updates: Any, state: optax.EmptyState, params: Any = None
@@ -188,7 +206,7 @@ def keep_zeros() -> optax.GradientTransformation:
 
     return jax.tree_util.tree_map_with_path(mask, updates, params), state
 
-  return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+  return optax.GradientTransformation(init, update)
 
 
 def tie_thresholds(

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import fnmatch
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from str_jax.path_patterns import Path, Patterns, matching
 
 KERNEL = 'kernel'
 THRESHOLD = 'kernel_threshold'
 COLLECTION = 'thresholds'
 
-Path = tuple[str, ...]
-Where = Callable[[Path, Any], bool]
+Where = Callable[[Path, Any], bool] | str | Sequence[str]  # or patterns
 
 
 def is_kernel(path: Path, leaf: Any) -> bool:
@@ -92,6 +92,32 @@ def layer_name(path: str) -> str:
   return layer if leaf == KERNEL else path
 
 
+def counted(leaves: Mapping[Path, Any], chosen: Iterable[Path]) -> set[Path]:
+  """The weights that sparsity is a share of.
+
+  Args:
+    leaves: of the parameters, by path.
+    chosen: paths of the weights that a method thresholds.
+
+  Returns:
+    The paths of those, of all kernels, and of every other array of two axes or
+    more that has a name of those: layers that were left out to stay dense.
+
+  >>> leaves = {('a', 'w'): np.ones((2, 2)), ('head', 'w'): np.ones((2, 3))}
+  >>> sorted(counted(leaves | {('b',): np.ones((2, 2))}, [('a', 'w')]))
+  [('a', 'w'), ('head', 'w')]
+  """
+  picked = set(chosen)
+  names = {path[-1] for path in picked if path}
+  return {
+    path
+    for path, leaf in leaves.items()
+    if path in picked
+    or is_kernel(path, leaf)
+    or (path and path[-1] in names and np.ndim(leaf) > 1)
+  }
+
+
 def kernels(params: Any) -> dict[str, Any]:
   """The weights of the layers, by the name that reports give a layer.
 
@@ -109,90 +135,6 @@ def kernels(params: Any) -> dict[str, Any]:
     for path, leaf in named_leaves(params).items()
     if is_kernel(path, leaf)
   }
-
-
-@dataclasses.dataclass(frozen=True)
-class Patterns:
-  """A ``where`` made of patterns, see :func:`matching`."""
-
-  include: tuple[str, ...]
-  exclude: tuple[str, ...] = ()
-
-  def __call__(self, path: Path, leaf: Any) -> bool:
-    del leaf
-    return _any_fits(self.include, path) and not _any_fits(self.exclude, path)
-
-  def check(self, paths: Iterable[Path]) -> None:
-    """Raises a ValueError for a pattern that fits none of the paths."""
-    known = {'/'.join(path): path for path in paths}
-    for pattern in (*self.include, *self.exclude):
-      if any(_any_fits((pattern,), path) for path in known.values()):
-        continue
-      near = difflib.get_close_matches(pattern, known, cutoff=0.4)
-      raise ValueError(
-        f'the pattern {pattern!r} should match some of the '
-        f'{len(known)} leaves, but it matches none'
-        + (f'; near it are {", ".join(near)}.' if near else '.')
-        + ' One * is for one level, ** for any number.'
-      )
-
-
-def matching(*patterns: str, exclude: Iterable[str] = ()) -> Patterns:
-  """Picks weights by patterns of their paths: a ``where``.
-
-  A pattern and a path, the leaf's own name included, are split at ``/`` and
-  compared level by level, as :func:`fnmatch.fnmatchcase` does: ``*`` is any
-  name, ``?`` any letter, ``[ab]`` one of those, upper and lower case differ.
-  No wildcard goes over a ``/``, but a level ``**`` is any number of levels,
-  none among them. The whole path has to fit: ``head`` is not ``head/kernel``,
-  and ``head/**`` takes the bias too.
-
-  Args:
-    *patterns: a leaf is picked where one of them fits its path.
-    exclude: patterns of leaves that are not picked all the same.
-
-  Returns:
-    What `str_jax.add_thresholds` and :func:`select` take as ``where``; they
-    refuse a pattern that fits no path.
-
-  Raises:
-    ValueError: no pattern, an empty one, or patterns that are no strings.
-
-  >>> where = matching('encoder/*/kernel', 'head/**', exclude=['**/bias'])
-  >>> where(('encoder', 'query', 'kernel'), None)
-  True
-  >>> where(('encoder', 'mlp', 'up', 'kernel'), None)
-  False
-  >>> where(('head', 'bias'), None)
-  False
-  """
-  if isinstance(exclude, str):  # a string is an iterable of strings too
-    exclude = (exclude,)
-  found = Patterns(patterns, tuple(exclude))
-  if not patterns or not all(
-    isinstance(p, str) and p for p in (*found.include, *found.exclude)
-  ):
-    raise ValueError(
-      "matching wants patterns of paths, such as 'encoder/*/kernel', but got "
-      f'{patterns!r} and exclude={found.exclude!r}.'
-    )
-  return found
-
-
-def _any_fits(patterns: Iterable[str], path: Path) -> bool:
-  return any(_fits(tuple(p.split('/')), path) for p in patterns)
-
-
-def _fits(levels: tuple[str, ...], path: Path) -> bool:
-  if not levels:
-    return not path
-  if levels[0] == '**':
-    return _fits(levels[1:], path) or bool(path) and _fits(levels, path[1:])
-  return (
-    bool(path)
-    and fnmatch.fnmatchcase(path[0], levels[0])
-    and _fits(levels[1:], path[1:])
-  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,7 +196,8 @@ def select(variables: Any, where: Where = is_kernel) -> Selection:
   Args:
     variables: variables of a Linen model, ``{'params': ..., ...}``, or any
       other pytree of weights; shapes alone will do.
-    where: which leaves are weights to sparsify, from path and leaf.
+    where: which leaves are weights to sparsify, from path and leaf; or
+      patterns of paths, one or several, see :func:`matching`.
 
   Returns:
     The selection; ``print`` shows it as a table.
@@ -276,6 +219,8 @@ def select(variables: Any, where: Where = is_kernel) -> Selection:
   leaves = named_leaves(
     variables['params'] if is_linen(variables) else variables
   )
+  if not callable(where):
+    where = matching(*([where] if isinstance(where, str) else where))
   if isinstance(where, Patterns):
     where.check(leaves)
   rows = []

@@ -11,9 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from str_jax.layout import params_of, sparse_weights
 from str_jax.methods import Method
-from str_jax.paths import is_kernel, layer_name, named_leaves
-from str_jax.variables import effective_params, sparse_weights
+from str_jax.paths import counted, layer_name, named_leaves
+from str_jax.variables import effective_params
 
 COLUMNS = (
   'name',
@@ -137,7 +138,7 @@ def sparsity_report(
   .. math:: sparsity = 1 - \frac{\sum_l \|q_l\|_0}{\sum_l n_l}
 
   over all convolution and dense kernels, whether a method thresholds them or
-  not, and whatever else it thresholds.
+  not, whatever else it thresholds, and weights of the same name as those.
 
   Args:
     method: the method of the variables; None for a dense network.
@@ -159,7 +160,7 @@ def sparsity_report(
   >>> report.sparsity, report.nonzero, report.flops
   (0.5, 1, 1)
   """
-  weights = _layers(method, variables, variables['params'])
+  weights = _layers(method, variables, params_of(variables))
   if not weights:
     raise ValueError(
       'a report needs leaves named kernel in the parameters, or thresholds of '
@@ -242,11 +243,12 @@ def _layers(
   method: Method | None, variables: Any, params: Any
 ) -> dict[str, jax.Array]:
   """What is counted of the parameters, by layer: see `sparsity_report`."""
-  chosen = sparse_weights(method, variables)
+  weights = named_leaves(params)
+  included = counted(weights, sparse_weights(method, variables))
   return {
     layer_name('/'.join(path)): w
-    for path, w in named_leaves(params).items()
-    if is_kernel(path, w) or path in chosen
+    for path, w in weights.items()
+    if path in included
   }
 
 

@@ -12,13 +12,15 @@ that has none ().
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import traverse_util
 
+from str_jax.layout import is_flat, params_of, sparse_weights, to_dict
 from str_jax.methods import Method
 from str_jax.methods.base import Leaves
 from str_jax.paths import (
@@ -26,6 +28,7 @@ from str_jax.paths import (
   THRESHOLD,
   Path,
   Where,
+  counted,
   is_kernel,
   is_linen,
   named_leaves,
@@ -109,7 +112,7 @@ def effective_params(method: Method | None, variables: Any) -> Any:
   if method is not None:
     for path, entry in sparse_weights(method, variables).items():
       out[path] = method(entry.weight, *entry.leaves)
-  return _replace(_without_learned(variables['params']), out)
+  return _replace(_without_learned(params_of(variables)), out)
 
 
 def update_thresholds(
@@ -127,6 +130,10 @@ def update_thresholds(
   Returns:
     The variables with new thresholds; the same if none is computed.
 
+  Raises:
+    ValueError: ``step`` is not one number, or the thresholds are not there or
+      another method's.
+
   >>> import jax.numpy as jnp, str_jax
   >>> method = str_jax.methods.create('st3', sparsity=0.5, end_step=1)
   >>> variables = {'params': {'kernel': jnp.array([[3.0, -1.0, 2.0]])}}
@@ -138,21 +145,27 @@ def update_thresholds(
   entries = sparse_weights(method, variables)
   if method is None or not entries:
     return variables
+  step = jnp.asarray(step, jnp.result_type(step))  # of one type, int or array
+  if step.ndim:
+    raise ValueError(
+      f'step should be one number, but is an array of shape {step.shape}: of a '
+      'replicated step pass one copy, step[0].'
+    )
   leaves = {'/'.join(p): e.leaves for p, e in entries.items()}
-  new = method.update(
-    {'/'.join(p): e.weight for p, e in entries.items()},
-    leaves,
-    jax.numpy.asarray(step),
-    {
-      '/'.join(p): w.size
-      for p, w in named_leaves(variables['params']).items()
-      if is_kernel(p, w) and p not in entries
-    },
+  params = named_leaves(variables['params'])
+  dense = counted(params, entries) - entries.keys()
+  new = _update(
+    method,
+    tuple(leaves),
+    tuple(e.weight for e in entries.values()),
+    tuple(leaves.values()),
+    step,
+    tuple(('/'.join(p), params[p].size) for p in params if p in dense),
   )
   if not new:
     return variables
   learned = method.centre(leaves)
-  if _is_flat(variables):
+  if is_flat(variables):
     pairs = {p: (learned[p], t) if p in learned else t for p, t in new.items()}
     return {**variables, COLLECTION: pairs}
   at = {'/'.join(p): p[:-1] + (THRESHOLD,) for p in entries}
@@ -165,6 +178,28 @@ def update_thresholds(
       {at[p]: t for p, t in new.items()}
     ),
   }
+
+
+# Compiled once also where a training step is not: the search for a threshold
+# is a loop, which would be compiled anew at every call.
+@functools.partial(
+  jax.jit, static_argnames=('method', 'names', 'dense'), inline=True
+)
+def _update(
+  method: Method,
+  names: tuple[str, ...],
+  weights: tuple[jax.Array, ...],
+  leaves: tuple[Leaves, ...],
+  step: jax.Array,
+  dense: tuple[tuple[str, int], ...],
+) -> Mapping[str, jax.Array]:
+  """What ``method.update`` gives for weights with these names."""
+  return method.update(
+    dict(zip(names, weights, strict=True)),
+    dict(zip(names, leaves, strict=True)),
+    step,
+    dict(dense),
+  )
 
 
 def freeze(method: Method | None, variables: Any) -> Any:
@@ -187,94 +222,32 @@ def freeze(method: Method | None, variables: Any) -> Any:
   >>> variables = {'params': {'kernel': jnp.array([[2.0, -0.25]])}}
   >>> frozen = freeze(method, add_thresholds(method, variables))
   >>> frozen['params']['kernel'].tolist()
-  [[1.5, -0.0]]
+  [[1.5, 0.0]]
   """
   params = effective_params(method, variables)
-  if _is_flat(variables):
+  if method is not None:
+    weights = named_leaves(params)
+    chosen = sparse_weights(method, variables)
+    params = _replace(params, {p: plain_zeros(weights[p]) for p in chosen})
+  if is_flat(variables):
     return params
   rest = {k: v for k, v in variables.items() if k != COLLECTION}
   return {**rest, 'params': params}
 
 
-@dataclasses.dataclass(frozen=True)
-class SparseWeight:
-  """A weight with its method's leaves."""
+def plain_zeros(w: jax.Array) -> jax.Array:
+  """The weights with 0.0 for -0.0, which files pack worse.
 
-  weight: jax.Array
-  leaves: Leaves
-
-
-def sparse_weights(
-  method: Method | None, variables: Any
-) -> dict[Path, SparseWeight]:
-  """The weights that the method thresholds, with their leaves, by path.
-
-  Args:
-    method: the method the thresholds belong to; None gives no weights.
-    variables: variables with thresholds, in either layout.
-
-  Returns:
-    A dict in the order of the parameter tree.
-
-  Raises:
-    ValueError: no thresholds in the variables, though the method has some.
+  >>> plain_zeros(jnp.array([-0.0, -1.0])).tolist()
+  [0.0, -1.0]
   """
-  if method is None:
-    return {}
-  weights = named_leaves(variables['params'])
-  found = _leaves_by_path(variables, weights)
-  if not found:
-    kernels = {p: w for p, w in weights.items() if is_kernel(p, w)}
-    if all(_has_no_leaves(method, w) for w in kernels.values()):
-      return {p: SparseWeight(w, ()) for p, w in kernels.items()}
-    raise ValueError(
-      f'{type(method).__name__} needs its thresholds in the variables, but '
-      'there are none: make them with str_jax.add_thresholds(method, '
-      'variables) or by the init of a model with this method.'
-    )
-  return {p: SparseWeight(weights[p], leaves) for p, leaves in found.items()}
-
-
-def _has_no_leaves(method: Method, w: jax.Array) -> bool:
-  return method.init_learned(w) is None and method.init_computed(w) is None
-
-
-def _leaves_by_path(
-  variables: Any, weights: dict[Path, Any]
-) -> dict[Path, Leaves]:
-  thresholds = variables.get(COLLECTION, {})
-  if _is_flat(variables):
-    flat = {'/'.join(p): p for p in weights}
-    return {
-      flat[k]: x if isinstance(x := thresholds[k], tuple) else (x,)
-      for k in flat
-      if k in thresholds
-    }
-  computed = traverse_util.flatten_dict(_to_dict(thresholds))
-  found = {}
-  for path in weights:
-    at = path[:-1] + (THRESHOLD,)
-    leaves = tuple(tree[at] for tree in (weights, computed) if at in tree)
-    if is_kernel(path, None) and leaves:
-      found[path] = leaves
-  return found
-
-
-def _is_flat(variables: Any) -> bool:
-  """Whether the thresholds are keyed by the paths of their weights."""
-  if not isinstance(variables['params'], Mapping):
-    return True
-  paths = {'/'.join(p) for p in named_leaves(variables['params'])}
-  thresholds = variables.get(COLLECTION)
-  return thresholds is not None and all(
-    key in paths and key != THRESHOLD for key in thresholds
-  )
+  return jnp.where(w == 0, jnp.zeros_like(w), w)
 
 
 def _add_to_linen(
   variables: Any, learned: dict[Path, Any], computed: dict[Path, Any]
 ) -> Any:
-  params = traverse_util.flatten_dict(_to_dict(variables['params']))
+  params = traverse_util.flatten_dict(to_dict(variables['params']))
   thresholds = {}
   for path in learned:
     if not is_kernel(path, None):
@@ -299,20 +272,13 @@ def _add_to_linen(
   return out
 
 
-def _to_dict(tree: Any) -> Any:
-  """A nested mapping (a FrozenDict, say) as nested dicts."""
-  if isinstance(tree, Mapping):
-    return {key: _to_dict(value) for key, value in tree.items()}
-  return tree
-
-
 def _without_learned(params: Any) -> Any:
   """Parameters without threshold leaves; other pytrees have none."""
   if not isinstance(params, Mapping):
     return params
   if not any(p[-1] == THRESHOLD for p in named_leaves(params)):
     return params
-  flat = traverse_util.flatten_dict(_to_dict(params))
+  flat = traverse_util.flatten_dict(to_dict(params))
   return traverse_util.unflatten_dict(
     {p: leaf for p, leaf in flat.items() if p[-1] != THRESHOLD}
   )

@@ -283,6 +283,9 @@ def test_errors_say_what_is_wanted():
     'an nnx.Module, but got a State: for Linen': lambda: update_thresholds(
       nnx.state(sparse(ST3)), 1
     ),
+    'pass what str_jax.nnx.Sparse gave, not the model inside': lambda: (
+      update_thresholds(Sparse(nnx.Linear(2, 3, rngs=rngs), ST3).module, 1)
+    ),
     "gives it, or None, but it is 'str'": lambda: Sparse(dense, 'str'),
     "or None, but it is 'st3'": lambda: sparse('st3'),
     'but it has thresholds already': lambda: Sparse(sparse(STR), STR),

@@ -158,6 +158,11 @@ def test_thresholds_of_a_plain_pytree_are_a_kind_too():
   check(out, {'params': {'w': [0.0]}, 'thresholds': {'w': [-0.5]}})
 
 
+def test_keep_zeros_wants_kernels():
+  with pytest.raises(ValueError, match="only net/b, net/w: keep the method 'f"):
+    optim.keep_zeros().init({'net': {'w': jnp.ones(2), 'b': jnp.ones(2)}})
+
+
 def test_keep_zeros_holds_back_decay_and_momentum():
   tx = optax.chain(
     optim.keep_zeros(),

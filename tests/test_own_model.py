@@ -51,9 +51,23 @@ def check(dense, sparse, selected):
       assert not dense_here or np.all(out[path] != 0), path
 
 
-def test_a_linen_block_with_flax_s_attention(page, capsys):
+def test_a_linen_block_with_flax_s_attention(
+  page, capsys, tmp_path, monkeypatch
+):
+  run('Asking for a sparsity', page)
   run("Flax Linen, with Flax's own layers", page)
   table = capsys.readouterr().out
+  every = sum(
+    w.size for p, w in named_leaves(page['dense']).items() if 'kernel' in p
+  )
+  head = page['dense']['params']['head']['kernel'].size
+  picked = every - head
+  for kept in (
+    picked - int((picked - 1) * 0.9) - 1 + head,  # ST-3: of what was picked
+    every - round(0.9 * every),  # with a target: of all kernels
+    900,
+  ):
+    assert f', {kept} weights\n' in table
   assert re.search(r'\nyes +attention/query/kernel +\(16, 2, 8\) +256\n', table)
   assert re.search(r'\n- +head/kernel +\(16, 4\) +64\n', table)
   check(
@@ -71,6 +85,14 @@ def test_a_linen_block_with_flax_s_attention(page, capsys):
   )
   raw = page['words']['params']['embedding'][:3]
   assert np.all(np.abs(page['vectors']) < np.abs(raw))
+  monkeypatch.chdir(tmp_path)
+  run('Count, save, export', page)
+  assert '| attention/query | 16x2x8 | 256 |' in capsys.readouterr().out
+  for a, b in zip(
+    jax.tree.leaves(page['again']), jax.tree.leaves(page['final']), strict=True
+  ):
+    np.testing.assert_array_equal(a, b)
+  assert 'params/attention/query/kernel' in page['metadata']['shapes']
 
 
 def test_a_dataclass(page):

@@ -21,9 +21,10 @@ PACKAGE = ROOT / 'str_jax'
 # From the ground up: a part imports what stands before it, and never what
 # stands after it.
 FLOORS = (
-  ('budgets', 'functional', 'limbs', 'lowering', 'paths', 'quantile'),
+  ('path_patterns', 'paths'),
+  ('budgets', 'functional', 'limbs', 'lowering', 'quantile'),
   ('methods',),
-  ('variables', 'optim'),
+  ('layout', 'variables', 'optim'),
   ('nn', 'flops', 'report', 'nnx'),
   ('models', 'data'),
   ('compaction', 'interop', 'inference'),
@@ -31,7 +32,7 @@ FLOORS = (
   ('commands', '__main__'),
 )
 PARTS = list(itertools.chain(*FLOORS))
-LIGHT = [p for p in itertools.chain(*FLOORS[:6]) if p != 'data']
+LIGHT = [p for p in itertools.chain(*FLOORS[:7]) if p != 'data']
 HEAVY = {
   'grain',
   'orbax',

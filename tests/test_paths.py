@@ -110,3 +110,35 @@ def test_the_table_sums_up():
   assert len({len(line) for line in text.splitlines()}) == 1
   shapes = jax.eval_shape(lambda: TREE)
   assert str(select(shapes)) == str(select(TREE))
+
+
+# As Haiku names its modules: with a / inside of a level.
+HAIKU = {
+  'net/~/first': {'w': np.ones((2, 3), 'f'), 'b': np.ones(3, 'f')},
+  'net/~/head': {'w': np.ones((3, 4), 'f')},
+}
+
+
+@pytest.mark.parametrize(
+  ('where', 'expected'),
+  [
+    ('**/w', ['net/~/first', 'net/~/head']),
+    (['net/~/first/w', 'net/~/head/w'], ['net/~/first', 'net/~/head']),
+    (matching('**/w', exclude='net/~/head/w'), ['net/~/first']),
+    (matching('**/w', exclude='**/head/**'), ['net/~/first']),
+  ],
+)
+def test_names_may_hold_a_slash(where, expected):
+  assert [path for path, _ in select(HAIKU, where).paths] == expected
+
+
+def test_what_is_left_out_counts_too():
+  """Weights of the same name as those picked, a layer that stays dense."""
+  method = str_jax.methods.create('st3', target=1 / 6)
+  variables = str_jax.add_thresholds(method, HAIKU, 'net/~/first/w')
+  w = np.arange(1, 7, dtype='f').reshape(2, 3)
+  variables['params'] = HAIKU | {'net/~/first': {'w': w, 'b': np.ones(3, 'f')}}
+  variables = str_jax.update_thresholds(method, variables, 1)
+  report = str_jax.report.sparsity_report(method, variables)
+  assert [row.weights for row in report.rows] == [6, 12]
+  assert [row.nonzero for row in report.rows] == [3, 12]

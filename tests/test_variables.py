@@ -10,8 +10,10 @@ from flax import nnx
 from flax.core import freeze as frozen_dict
 
 import str_jax
-from str_jax import variables as layout
+from str_jax import layout
 from str_jax.paths import named_leaves
+
+RNGS = nnx.Rngs(0)
 
 
 @jax.tree_util.register_dataclass
@@ -161,6 +163,55 @@ def test_errors_say_what_is_wanted():
     str_jax.add_thresholds(method, added)
   with pytest.raises(ValueError, match='STR needs its thresholds'):
     str_jax.effective_params(method, linen_variables())
+
+
+@pytest.mark.parametrize(
+  ('call', 'message'),
+  [
+    (
+      lambda m, v: str_jax.update_thresholds(m, v, jnp.array([3])),
+      r'step should be one number, but is an array of shape \(1,\)',
+    ),
+    (
+      lambda m, v: str_jax.effective_params(m, v['params']),
+      "with 'params', .* got a dict of layers_0, layers_2",
+    ),
+    (
+      lambda m, v: str_jax.update_thresholds(m, nnx.Linear(2, 3, rngs=RNGS), 1),
+      'got a Linear: .* of Flax NNX to the functions of str_jax.nnx',
+    ),
+    (
+      lambda m, v: str_jax.report.sparsity_report(None, v['params']),
+      r"dense weights as \{'params': weights\}",
+    ),
+    (
+      lambda m, v: str_jax.effective_params(METHODS['str_target'], v),
+      'STR has 2 thresholds a weight, but these variables 1',
+    ),
+  ],
+)
+def test_what_is_passed_is_looked_at(call, message):
+  method = METHODS['st3']
+  with pytest.raises(ValueError, match=message):
+    call(method, str_jax.add_thresholds(method, linen_variables()))
+
+
+def test_freeze_gives_plain_zeros():
+  """Negative weights too: files pack one pattern of bits better than two."""
+  method = METHODS['str']
+  variables = str_jax.add_thresholds(method, linen_variables())
+  for w in jax.tree.leaves(str_jax.freeze(method, variables)):
+    w = np.asarray(w)
+    assert not np.signbit(w[w == 0]).any()
+
+
+def test_an_update_outside_of_jit_is_traced_once(monkeypatch):
+  method = str_jax.methods.create('st3', sparsity=0.7, end_step=9)
+  variables = str_jax.add_thresholds(method, linen_variables())
+  variables = str_jax.update_thresholds(method, variables, 1)
+  monkeypatch.setattr(type(method), 'update', None)  # not called any more
+  for step in (2, jnp.int32(3), np.int32(4)):
+    variables = str_jax.update_thresholds(method, variables, step)
 
 
 def test_sharded_update_gathers_nothing():

@@ -52,7 +52,8 @@ def write(
   >>> metadata['arch'], again['params']['fc']['kernel'].tolist()
   ('mine', [[1.0, 0.0], [0.0, 1.0]])
   """
-  write_sealed(path, FORMAT, flatten(variables), metadata or {})
+  about = {**(metadata or {}), **levels(variables)}
+  write_sealed(path, FORMAT, flatten(variables), about)
 
 
 def read(path: str | pathlib.Path) -> tuple[Metadata, Any]:
@@ -70,7 +71,7 @@ def read(path: str | pathlib.Path) -> tuple[Metadata, Any]:
     ValueError: it is damaged, or of another format.
   """
   metadata, arrays = read_sealed(path, FORMAT)
-  return metadata, unflatten(arrays)
+  return metadata, unflatten(arrays, metadata)
 
 
 def flatten(variables: Any) -> Arrays:
@@ -85,9 +86,34 @@ def flatten(variables: Any) -> Arrays:
   }
 
 
-def unflatten(arrays: Arrays) -> Any:
-  """Undoes `flatten`."""
-  return traverse_util.unflatten_dict(arrays, sep='/')
+def levels(variables: Any) -> Metadata:
+  """What to note in the metadata where names hold a '/' themselves.
+
+  Args:
+    variables: nested dicts of arrays; Haiku's names are such.
+
+  Returns:
+    ``{'levels': {path: names}}`` of those paths; nothing if there is none.
+
+  >>> levels({'net/~/linear': {'w': 0}, 'b': 0})
+  {'levels': {'net/~/linear/w': ['net/~/linear', 'w']}}
+  """
+  found = {
+    '/'.join(path): list(path)
+    for path in named_leaves(variables)
+    if any('/' in name for name in path)
+  }
+  return {'levels': found} if found else {}
+
+
+def unflatten(
+  arrays: Arrays, metadata: Mapping[str, Any] | None = None
+) -> Any:
+  """Undoes `flatten`, with what `levels` noted."""
+  noted = (metadata or {}).get('levels', {})
+  return traverse_util.unflatten_dict(
+    {tuple(noted.get(n, n.split('/'))): array for n, array in arrays.items()}
+  )
 
 
 def settings(model: Any, name: str) -> Metadata:

@@ -1,9 +1,10 @@
 r"""A sparse network in a file as small as its weights that are not zero.
 
-A kernel with zeros is stored as its places and its values, in the C order of
-its shape. The places are a bit a weight, or the number of zeros before each
-value in a byte or two, whichever is smallest; docs/export.md has the layout.
-Everything else is stored as it is. A zero is a zero: -0.0 is read as 0.0.
+A weight with zeros, any kernel or float32 array of two axes or more, is
+stored as its places and its values, in the C order of its shape. The places are
+a bit a weight, or the number of zeros before each value in a byte or two,
+whichever is smallest; docs/export.md has the layout. Everything else is stored
+as it is. A zero is a zero: -0.0 is read as 0.0.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ def write(
   Args:
     path: the file, NAME.safetensors.
     variables: Linen collections with effective weights, as
-      `str_jax.freeze` gives them.
-    values: type of the values of kernels with zeros; other leaves stay as
+      `str_jax.freeze` gives them, or any other pytree of arrays.
+    values: type of the values of weights with zeros; other leaves stay as
       they are.
     metadata: what else is to stand there, as JSON can hold it.
 
@@ -72,7 +73,7 @@ def write(
   arrays: Arrays = {}
   shapes = {}
   for name, leaf in dense_file.flatten(variables).items():
-    if not _is_kernel(name) or np.all(leaf):
+    if not _is_weight(name, leaf) or np.all(leaf):
       arrays[name] = leaf
       continue
     if leaf.dtype != np.float32 or not np.isfinite(leaf).all():
@@ -83,7 +84,12 @@ def write(
     shapes[name] = leaf.shape
     for part, array in _encode(leaf, values).items():
       arrays[f'{name}:{part}'] = array
-  about = {**(metadata or {}), 'values': values, 'shapes': shapes}
+  about = {
+    **(metadata or {}),
+    **dense_file.levels(variables),
+    'values': values,
+    'shapes': shapes,
+  }
   dense_file.write_sealed(path, FORMAT, arrays, about)
 
 
@@ -113,7 +119,7 @@ def read(path: str | pathlib.Path) -> tuple[Metadata, Any]:
         f'{path} must hold places and values of {name} of shape {shape}, but '
         f'they do not fit: export it again.'
       ) from error
-  return metadata, dense_file.unflatten(arrays)
+  return metadata, dense_file.unflatten(arrays, metadata)
 
 
 def rounding(before: Any, after: Any) -> tuple[float, float]:
@@ -168,7 +174,7 @@ def write_masks(
   kernels = {
     name: leaf
     for name, leaf in dense_file.flatten(variables).items()
-    if _is_kernel(name)
+    if _is_weight(name, leaf)
   }
   dense_file.write_sealed(
     path,
@@ -203,8 +209,9 @@ def read_masks(
   }
 
 
-def _is_kernel(name: str) -> bool:
-  return name.startswith(_PARAMS) and name.endswith(f'/{KERNEL}')
+def _is_weight(name: str, leaf: np.ndarray) -> bool:
+  is_kernel = f'/{name}'.endswith(f'/{KERNEL}')
+  return is_kernel or (leaf.ndim > 1 and leaf.dtype == np.float32)
 
 
 def _take(arrays: Arrays, name: str) -> Arrays:

@@ -11,7 +11,8 @@ from flax import nnx
 from str_jax import report, variables
 from str_jax.methods import Method
 from str_jax.nnx import thresholds
-from str_jax.nnx.model import opened, weights
+from str_jax.nnx.layers import SparseLayer
+from str_jax.nnx.model import Sparse, opened, weights
 from str_jax.paths import COLLECTION
 
 
@@ -65,7 +66,12 @@ def freeze(model: nnx.Module) -> nnx.Module:
   >>> type(frozen).__name__, frozen.bias is net.bias
   ('Linear', False)
   """
-  return nnx.clone(effective_model(model))
+
+  def read(*found: Any) -> nnx.Variable:
+    weight = thresholds.effective(*found)
+    return weight.replace(variables.plain_zeros(weight.get_value()))
+
+  return nnx.clone(opened(model, read))
 
 
 def update_thresholds(model: nnx.Module, step: jax.Array | int) -> None:
@@ -79,7 +85,8 @@ def update_thresholds(model: nnx.Module, step: jax.Array | int) -> None:
     step: the number of optimizer updates made so far.
 
   Raises:
-    ValueError: the model's layers have different methods.
+    ValueError: the model's layers have different methods; or it is neither
+      wrapped nor has it layers of `str_jax.nnx`.
 
   >>> import jax.numpy as jnp, str_jax
   >>> from flax import nnx
@@ -91,6 +98,13 @@ def update_thresholds(model: nnx.Module, step: jax.Array | int) -> None:
   [[2.0]]
   """
   method, layout, leaves = _found(model)
+  ours = (Sparse, SparseLayer)
+  if not any(isinstance(node, ours) for _, node in nnx.iter_modules(model)):
+    raise ValueError(
+      f'this {type(model).__name__} has no thresholds to update: pass what '
+      'str_jax.nnx.Sparse gave, not the model inside of it, or a model of '
+      'layers of str_jax.nnx.'
+    )
   new = variables.update_thresholds(method, layout, step)[COLLECTION]
   for path, own in leaves.items():
     for leaf, value in zip(own, _as_tuple(new[path]), strict=True):

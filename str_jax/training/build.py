@@ -11,9 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from str_jax import budgets, flops, methods, models, paths
+from str_jax import budgets, flops, layout, methods, models, paths
 from str_jax import lowering as lowerings
-from str_jax import variables as layout
 from str_jax.methods import Method
 from str_jax.training import fields, records
 

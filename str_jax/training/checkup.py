@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import rich.table
 
 from str_jax import report
+from str_jax.layout import sparse_weights
 from str_jax.methods import Method
 from str_jax.paths import THRESHOLD, layer_name
 from str_jax.training import console as consoles
@@ -19,7 +20,6 @@ from str_jax.training import diagnosis, finish, norms, opened, plan, step
 from str_jax.training.diagnosis import Finding
 from str_jax.training.stage import Stage
 from str_jax.training.state import State
-from str_jax.variables import sparse_weights
 
 STALE = 0.005  # of accuracy that re-estimated statistics give back
 _BATCHES = 8  # of training images, for gradients

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from str_jax import methods, quantile, report
+from str_jax.layout import SparseWeight, sparse_weights
 from str_jax.methods import Method
 from str_jax.methods.pruning import zeros
 from str_jax.paths import layer_name
 from str_jax.training import forecast
-from str_jax.variables import SparseWeight, sparse_weights
 
 DENSE = 0.01  # fewer zeros than this: a layer that was meant to be sparse
 HEAVY = 0.3  # of the FLOPs left in one layer, and three times its weights

@@ -17,10 +17,10 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from str_jax.layout import sparse_weights
 from str_jax.methods import Method
 from str_jax.paths import kernels
 from str_jax.training import records
-from str_jax.variables import sparse_weights
 
 _BINS = 64
 _FINAL = ('top1', 'sparsity', 'flops')  # beside the hyper-parameters

@@ -7,6 +7,7 @@ import re
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from benchmarks import sizes
 from str_jax.interop import dense_file, files, sparse_file
@@ -166,6 +167,33 @@ def test_the_reader_in_the_docs(density, values, tmp_path):
   assert arrays.keys() == expected.keys()
   for name, array in arrays.items():
     np.testing.assert_array_equal(array, expected[name], strict=True)
+
+
+def haiku(w):
+  return {'net/~/linear': {'w': w, 'b': np.zeros(9, np.float32)}}
+
+
+def nnx_state(w):
+  layer = nnx.Linear(40, 9, rngs=nnx.Rngs(0))
+  layer.kernel[...] = w
+  return nnx.state(layer)
+
+
+@pytest.mark.parametrize('tree', [haiku, nnx_state])
+def test_any_tree_of_weights(tree, tmp_path):
+  rng = np.random.default_rng(0)
+  w = rng.standard_normal((40, 9), np.float32) * (rng.random((40, 9)) < 0.1)
+  before = tree(w + 0)
+  path = tmp_path / 'a.safetensors'
+  sparse_file.write(path, before)
+  metadata, after = sparse_file.read(path)
+  (name,) = metadata['shapes']
+  assert bits(after) == bits(before)
+  if tree is haiku:  # names that hold a / come back whole
+    assert after.keys() == before.keys()
+  sparse_file.write_masks(path, before)
+  (mask,) = sparse_file.read_masks(path)[1].values()
+  np.testing.assert_array_equal(mask, w != 0)
 
 
 def test_masks(tmp_path):
