@@ -13,7 +13,7 @@ from __future__ import annotations
 import collections
 import inspect
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -53,7 +53,7 @@ def count(
     model: a Linen model with leaves named kernel.
     input_shape: shape of one input without the batch: (height, width,
       channels) for images.
-    **kwargs: for the model's call; `train` is False unless given.
+    **kwargs: for the model's call, see :func:`call_arguments`.
 
   Returns:
     A dict from the layer's path, joined by '/', to its multiply-adds, in the
@@ -61,8 +61,8 @@ def count(
     model that is itself a layer has the path ''.
 
   Raises:
-    ValueError: a kernel never meets the input, or in a while loop, or it
-      cannot be said which layer's multiply-adds an operation has.
+    ValueError: no Linen model; or a kernel never meets the input, or in a while
+      loop, or it cannot be said which layer's multiply-adds an operation has.
 
   >>> from flax import linen as nn
   >>> model = nn.Sequential([nn.Conv(8, (3, 3), strides=2), nn.Dense(10)])
@@ -110,12 +110,35 @@ def count_weightless(
   return _followed(model, input_shape, kwargs)[1][_NO_LAYER]
 
 
+def call_arguments(model: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+  """What anybody's model is called with beside its input, as it was trained.
+
+  Args:
+    model: a Linen model.
+    kwargs: what the user says.
+
+  Returns:
+    That, with `train=False` where the model knows it and the user says nothing.
+
+  Raises:
+    ValueError: no Linen model.
+  """
+  if not isinstance(model, nn.Module):
+    name = type(model).__name__
+    raise ValueError(
+      'this needs a Linen model, an instance of flax.linen.Module, but got a '
+      f'{name} of the module {type(model).__module__}: of an NNX class, '
+      f'flax.nnx.bridge.to_linen({name}, ...) makes a Linen model.'
+    )
+  known = inspect.signature(model.__call__).parameters
+  return {**({'train': False} if 'train' in known else {}), **kwargs}
+
+
 def _followed(
   model: nn.Module, input_shape: Sequence[int], kwargs: dict[str, Any]
 ) -> tuple[list[Origin], Counts]:
   """The origins of the model's leaves, and its multiply-adds."""
-  if 'train' in inspect.signature(model.__call__).parameters:
-    kwargs = {'train': False, **kwargs}
+  kwargs = call_arguments(model, kwargs)
   x = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
   variables = jax.eval_shape(
     lambda x: model.init(jax.random.key(0), x, **kwargs), x

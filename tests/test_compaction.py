@@ -28,7 +28,7 @@ def trained(w_gates, u_gates, method=METHOD):
   cell = variables['params']['cell']
   for name, gates in (('W', w_gates), ('U', u_gates)):
     cell[name]['kernel'] = np.array(gates, 'f')
-    if method is not None:
+    if method == METHOD:
       cell[name]['kernel_threshold'] = np.array([-1.0], 'f')
   return model, variables
 

@@ -163,8 +163,92 @@ def test_the_whole_ramp_compiles_once():
     ('str', {'slope': 0.0}, 'slope above 0'),
     ('str', {'init': -5.0}, 'no setting init; it has init_value'),
     ('dense', {'sparsity': 0.9}, 'no setting sparsity; it has none'),
+    ('dense', {'end_steps': 9}, 'it has none.$'),
+    (
+      'str',
+      {'target_nonzero': 5000},
+      r'In code it is target=str_jax.methods.Target\(nonzero=5000\).$',
+    ),
+    (
+      'st3',
+      {'target': 0.9, 'target_floor': 8, 'start_steps': 3, 'end_steps': 9},
+      r'code it is target=str_jax.methods.Target\(sparsity=0.9, floor=8\), '
+      'start_step=3, end_step=9.$',
+    ),
+    ('str', {'target_sparsely': 0.9}, 'gradient_scale, rescale.$'),
   ],
 )
 def test_wrong_settings_are_one_clear_sentence(name, settings, message):
   with pytest.raises(ValueError, match=message):
     methods.create(name, **settings)
+
+
+NUMBERS = {  # settings that are no numbers, by name
+  'sparsity': 'a number or None',
+  'start_step': 'a whole number',
+  'end_step': 'a whole number',
+  'every_steps': 'a whole number',
+  'power': 'a number',
+  'gradient_scale': 'a number or None',
+  'init_value': 'a number',
+  'slope': 'a number',
+  'rate': 'a number',
+  'target': 'a Target or a number or None',
+}
+
+
+@pytest.mark.parametrize('name', [n for n in methods.names() if n != 'dense'])
+def test_numbers_are_numbers(name):
+  words = {'budget', 'pattern', 'g', 'granularity', 'gradient'}
+  flags = {'by_shape', 'rescale', 'hard'}
+  known = {*methods.settings(name)}
+  assert known <= {*NUMBERS} | words | flags
+  for setting in known & {*NUMBERS}:
+    wanted = f'needs {setting} to be {NUMBERS[setting]}, got '
+    for value in ('0.9', True, np.True_, [0.9], np.ones(2)):
+      with pytest.raises(ValueError, match=wanted):
+        methods.create(name, **{setting: value})
+    if 'None' not in wanted:
+      with pytest.raises(ValueError, match=f'{wanted}None of type NoneType'):
+        methods.create(name, **{setting: None})
+  for setting in known & {'start_step', 'end_step', 'every_steps'}:
+    with pytest.raises(ValueError, match='got 2.5 of type float: convert it'):
+      methods.create(name, **{setting: 2.5})
+
+
+def test_numbers_of_any_kind_are_numbers():
+  st3 = methods.create('st3', sparsity=0.5, end_step=8)
+  for half, eight in (
+    (np.float64(0.5), np.int64(8)),
+    (np.float32(0.5), 8.0),
+    (np.array(0.5), np.array(8)),
+    (jnp.bfloat16(0.5), jnp.int32(8)),
+  ):
+    assert methods.create('st3', sparsity=half, end_step=eight) == st3
+    target = methods.create('gmp', target=half, budget='global').target
+    assert target == methods.Target(0.5) == methods.Target(half)
+  assert methods.create('st3', sparsity=0, end_step=1).sparsity == 0
+
+  @jax.jit
+  def start(s):  # as under vmap, for several starts at once
+    return methods.create('str', init_value=s).init_learned(W)
+
+  assert start(-5.0).ravel() == -5.0
+
+
+def test_a_method_of_ones_own_has_its_numbers_checked():
+  @dataclasses.dataclass(frozen=True)
+  class Own(methods.Frozen):
+    factor: float = 1.0
+    shares: 'tuple[int, ...] | None' = (1,)
+    rule: 'float | list[float]' = 1.0
+
+  assert Own(2, rule=[1.0]).shares == (1,)
+  with pytest.raises(ValueError, match='Own needs factor to be a number, got'):
+    Own('2')
+
+  @dataclasses.dataclass(frozen=True)
+  class Local(methods.Frozen):
+    own: 'Own | float' = 1.0  # a name of this function
+
+  assert Local('2').own == '2'

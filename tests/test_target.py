@@ -190,7 +190,7 @@ def test_gradients(settings, rescale):
   _, vjp = jax.vjp(lambda *x: method(*x), w, s, t)
   dw, ds, dt = vjp(upstream)
   keep = np.abs(w) > 0.2
-  share = settings.get('gradient_scale', 0.3)
+  share = settings.get('gradient_scale', 0.1)
   scale = np.asarray(str_jax.functional.rescale(w, keep)) if rescale else 1.0
   np.testing.assert_array_equal(dw, upstream * np.where(keep, 1, share))
   expected = -0.5 * 0.2 * (scale * upstream * np.sign(w) * keep).sum()
@@ -243,6 +243,11 @@ def test_sharded_weights_meet_the_same_target():
     ({'flops': 1.1}, 'got 1.1'),
     ({'madds': 0}, '1 or more, got 0'),
     ({'sparsity': 0.9, 'floor': -1}, '0 weights or more, got -1'),
+    ({'sparsity': '0.9'}, "sparsity to be a number or None, got '0.9' of type"),
+    ({'nonzero': '50'}, "nonzero to be a whole number or None, got '50' of"),
+    ({'flops': True}, 'flops to be a number or None, got True of type bool'),
+    ({'madds': 1.5}, 'madds to be a whole number or None, got 1.5 of type'),
+    ({'sparsity': 0.9, 'floor': None}, 'floor to be a whole number, got None'),
   ],
 )
 def test_wrong_targets_are_one_clear_sentence(settings, message):

@@ -50,8 +50,9 @@ def network(model: Any, variables: Any) -> Network:
   if layers is None:
     names = ', '.join(known.__name__ for known in _LAYERS)
     raise ValueError(
-      f'inference knows the models {names}, got a {type(model).__name__}: '
-      'export it to ONNX, or call model.apply.'
+      f'inference knows the models {names} of str_jax.models, got a '
+      f'{type(model).__name__} of the module {type(model).__module__}: export '
+      'it by str_jax.interop.onnx.write, or call model.apply.'
     )
   try:
     return tuple(layers(model, _Reader(model, variables)))

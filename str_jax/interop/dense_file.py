@@ -106,9 +106,7 @@ def levels(variables: Any) -> Metadata:
   return {'levels': found} if found else {}
 
 
-def unflatten(
-  arrays: Arrays, metadata: Mapping[str, Any] | None = None
-) -> Any:
+def unflatten(arrays: Arrays, metadata: Mapping[str, Any] | None = None) -> Any:
   """Undoes `flatten`, with what `levels` noted."""
   noted = (metadata or {}).get('levels', {})
   return traverse_util.unflatten_dict(

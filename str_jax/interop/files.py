@@ -159,7 +159,7 @@ def _safetensors() -> Any:
   except ModuleNotFoundError as error:
     raise ValueError(
       'a .safetensors file needs the package safetensors, which is not '
-      'installed: pip install safetensors.'
+      "installed: in the checkout of str_jax, pip install -e '.[train]'."
     ) from error
   return safetensors
 
@@ -193,8 +193,9 @@ def _torch() -> Any:
     import torch
   except ModuleNotFoundError as error:
     raise ValueError(
-      "a file of PyTorch's needs PyTorch, which is not installed: pip install "
-      'torch, or convert the file to .safetensors elsewhere.'
+      "a file of PyTorch's needs PyTorch, which is not installed: in the "
+      "checkout of str_jax, pip install -e '.[torch]', or convert the file to "
+      '.safetensors elsewhere.'
     ) from error
   return torch
 

@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from str_jax.flops import call_arguments
 from str_jax.interop.stablehlo import check_images
+from str_jax.models.base import ImageClassifier
 
 TOLERANCE = 1e-4  # of the largest logit, or of 1
 INPUT, OUTPUT = 'images', 'logits'
@@ -23,6 +25,7 @@ def write(
   variables: Any,
   image_shape: tuple[int, int, int],
   batch: int | None = None,
+  **kwargs: Any,
 ) -> float:
   """Writes the forward pass with its weights, and runs what was written.
 
@@ -30,10 +33,12 @@ def write(
 
   Args:
     path: the file.
-    model: a dense Linen model, called as those of `str_jax.models`.
+    model: a dense Linen model.
     variables: its Linen collections.
     image_shape: (height, width, channels) of an image.
     batch: images a call; None leaves it open.
+    **kwargs: for the model's call; `train` is False unless given, where the
+      model knows it.
 
   Returns:
     The largest difference of a logit between ONNX Runtime and the model, on
@@ -41,18 +46,21 @@ def write(
 
   Raises:
     OSError: the file cannot be written.
-    ValueError: a package is missing, the model cannot be converted, or ONNX
-      Runtime gives other logits.
+    ValueError: no Linen model, a package is missing, the model cannot be
+      converted, or ONNX Runtime gives other logits.
   """
   # jax2onnx logs a traceback of each plugin that does not fit this JAX.
   logging.getLogger('jax2onnx').setLevel(logging.ERROR)
   jax2onnx, onnxruntime = _packages()
-  if getattr(model, 'max_pool', None) is not None:
+  kwargs = call_arguments(model, kwargs)
+  if isinstance(model, ImageClassifier):
     model = model.clone(max_pool=_max_pool)
 
   def logits(images: jax.Array) -> jax.Array:
-    return model.apply(variables, images, train=False)
+    return model.apply(variables, images, **kwargs)
 
+  # What is wrong with the call is not jax2onnx's doing.
+  jax.eval_shape(logits, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
   try:
     proto = jax2onnx.to_onnx(
       logits,
@@ -95,7 +103,7 @@ def _packages() -> tuple[Any, Any]:
   except ModuleNotFoundError as error:
     raise ValueError(
       f'a .onnx file needs the package {error.name}, which is not installed: '
-      "pip install 'str-jax[train,onnx]'."
+      "in the checkout of str_jax, pip install -e '.[train,onnx]'."
     ) from error
   return jax2onnx, onnxruntime
 

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from str_jax.flops import call_arguments
+
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
@@ -18,6 +20,7 @@ def write(
   variables: Any,
   image_shape: tuple[int, int, int],
   batch: int | None = None,
+  **kwargs: Any,
 ) -> float:
   """Writes the forward pass with its weights, by `jax.export`.
 
@@ -26,10 +29,12 @@ def write(
 
   Args:
     path: the file.
-    model: a dense Linen model, called as those of `str_jax.models`.
+    model: a dense Linen model.
     variables: its Linen collections.
     image_shape: (height, width, channels) of an image, NHWC in a batch.
     batch: images a call; None leaves it open.
+    **kwargs: for the model's call; `train` is False unless given, where the
+      model knows it.
 
   Returns:
     The largest difference of a logit between the file and the model, on
@@ -37,18 +42,19 @@ def write(
 
   Raises:
     OSError: the file cannot be written.
-    ValueError: the package flatbuffers is missing.
+    ValueError: no Linen model, or the package flatbuffers is missing.
   """
   try:
     import flatbuffers  # noqa: F401  jax.export writes with it
   except ModuleNotFoundError as error:
     raise ValueError(
       'a stablehlo file needs the package flatbuffers, which is not installed: '
-      "pip install 'str-jax[train,onnx]', or that package alone."
+      "in the checkout of str_jax, pip install -e '.[train,onnx]'."
     ) from error
+  kwargs = call_arguments(model, kwargs)
 
   def logits(images: jax.Array) -> jax.Array:
-    return model.apply(variables, images, train=False)
+    return model.apply(variables, images, **kwargs)
 
   (size,) = (batch,) if batch else jax.export.symbolic_shape('batch')
   exported = jax.export.export(jax.jit(logits), platforms=PLATFORMS)(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from str_jax.methods.base import Method
@@ -106,9 +106,28 @@ def create(name: str, **values: Any) -> Method | None:
   if unknown:
     raise ValueError(
       f'the method {name} has no setting {", ".join(unknown)}; it has '
-      f'{", ".join(known) or "none"}.'
+      f'{", ".join(known) or "none"}.{_in_code(values, known)}'
     )
   return None if factory is None else factory(**values)
+
+
+def _in_code(values: dict[str, Any], known: Collection[str]) -> str:
+  """How settings by the names of a config's fields are written in code."""
+  asked = {
+    field.name: values[f'target_{field.name}']
+    for field in dataclasses.fields(Target)
+    if f'target_{field.name}' in values
+  }
+  texts = []
+  if asked and 'target' in known:
+    if 'target' in values:
+      asked = {'sparsity': values['target'], **asked}
+    inside = ', '.join(f'{name}={value!r}' for name, value in asked.items())
+    texts.append(f'target=str_jax.methods.Target({inside})')
+  for name in ('start_step', 'end_step'):
+    if f'{name}s' in values and name in known:
+      texts.append(f'{name}={values[f"{name}s"]!r}')
+  return f' In code it is {", ".join(texts)}.' if texts else ''
 
 
 def _lookup(name: str) -> Callable[..., Method] | None:

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 
 import jax
 
+from str_jax.methods import numeric
+
 Leaves = tuple[jax.Array, ...]
 NONE_DENSE: Mapping[str, int] = types.MappingProxyType({})
 
@@ -25,6 +27,9 @@ class Method(abc.ABC):
   threshold, which the optimizer trains, a computed one, which ``update`` sets
   at the end of a step, both (in that order) or none.
   """
+
+  def __post_init__(self) -> None:
+    numeric.check(self)
 
   def init_learned(self, w: jax.Array) -> jax.Array | None:
     """The initial learned leaf of a weight, or None if the method has none."""

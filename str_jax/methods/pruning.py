@@ -57,10 +57,11 @@ class Pruning(base.Method):
   pattern: str | None = dataclasses.field(default=None, kw_only=True)
 
   def __post_init__(self) -> None:
+    super().__post_init__()
     name = type(self).__name__
     if self.pattern is not None:
       patterns.parse(name, self.pattern)
-    if isinstance(self.target, (int, float)):
+    if self.target is not None and not isinstance(self.target, Target):
       object.__setattr__(self, 'target', Target(self.target))
     if self.target is not None:
       if self.sparsity is not None or self.budget != 'global':

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from str_jax import quantile
+from str_jax.methods import numeric
 from str_jax.paths import layer_name
 
 _RANGES = (  # of the ways to ask: from, up to, and what is just outside
@@ -58,6 +59,7 @@ class Target:
   floor: int = dataclasses.field(default=0, kw_only=True)
 
   def __post_init__(self) -> None:
+    numeric.check(self)
     if isinstance(self.uses, Mapping):
       object.__setattr__(self, 'uses', tuple(sorted(self.uses.items())))
     asked = [name for name, *_ in _RANGES if getattr(self, name) is not None]

@@ -117,8 +117,8 @@ def by_optimizer(config: Any) -> dict[str, Any]:
   """Settings of the method that hang on the optimizer.
 
   Adam divides a weight's gradient by its usual size, so zeroed weights, which
-  get a share of it, would move nearly as the others do; other defaults do
-  better there, see docs/targets.md.
+  get a share of it, would move nearly as the others do: the method's own
+  defaults are for it. With SGD others do better, see docs/targets.md.
 
   Args:
     config: a config.
@@ -127,9 +127,9 @@ def by_optimizer(config: Any) -> dict[str, Any]:
     Settings by name, which fields of the config's method go before.
   """
   adam = config.optimizer.name in ('adam', 'adamw')
-  if adam and config.method.name == 'str' and asked(config.method) is not None:
-    return {'rescale': True, 'gradient_scale': 0.1}
-  return {}
+  if adam or config.method.name != 'str' or asked(config.method) is None:
+    return {}
+  return {'rescale': False, 'gradient_scale': 0.3}
 
 
 def scheduled(

@@ -34,8 +34,8 @@ def check(project: str | None) -> None:
   if project is not None and importlib.util.find_spec('wandb') is None:
     raise ValueError(
       f'config.wandb={project} sends the run to Weights and Biases, which '
-      'needs a package that is not there: pip install wandb, or leave the '
-      'field out.'
+      'needs the package wandb, which is not installed: in the checkout of '
+      "str_jax, pip install -e '.[wandb]', or leave the field out."
     )
 
 

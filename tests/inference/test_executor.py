@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 import str_jax
 from str_jax import inference, methods
@@ -202,8 +203,15 @@ def test_wrong_settings_are_one_sentence(change, message):
 def test_unknown_models_and_variables_are_one_sentence():
   model, variables, images, _ = network('convnet')
   other = str_jax.models.create('fastgrnn', num_classes=2, hidden=4)
-  with pytest.raises(ValueError, match='ConvNet, ResNet, MobileNetV1, got a F'):
+  known = 'ConvNet, ResNet, MobileNetV1 of str_jax.models, got a '
+  with pytest.raises(ValueError, match=f'{known}FastGRNN of .*fastgrnn: expo'):
     inference.build(other, variables, images.shape)
+
+  class ResNet(nn.Module):  # somebody else's
+    pass
+
+  with pytest.raises(ValueError, match=f'{known}ResNet of .*test_executor: ex'):
+    inference.build(ResNet(), variables, images.shape)
   larger = model.clone(widths=(5, 9, 12, 14))
   with pytest.raises(ValueError, match='must be those of the ConvNet.*conv3'):
     inference.build(larger, variables, images.shape)

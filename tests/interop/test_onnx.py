@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from str_jax import models
-from str_jax.interop import onnx
+from str_jax.interop import onnx, stablehlo
 
 SHAPE = (16, 16, 3)
 pytestmark = pytest.mark.filterwarnings(  # of jax2onnx 0.13 under jax 0.10
@@ -79,14 +80,42 @@ def test_what_jax2onnx_does_not_know(resnet, tmp_path, monkeypatch):
   )
 
 
+class Foreign(nn.Module):
+  """A model of somebody else's; its `max_pool` is not ours."""
+
+  max_pool: int = 2
+
+  @nn.compact
+  def __call__(self, x, deterministic=None):
+    x = nn.relu(nn.Conv(4, (3, 3))(x))
+    x = nn.max_pool(x, window_shape=(self.max_pool,) * 2, strides=(2, 2))
+    x = nn.Dropout(0.5)(x.reshape(x.shape[0], -1), deterministic)
+    return nn.Dense(5)(x)
+
+
+@pytest.mark.parametrize('module', [onnx, stablehlo])
+def test_models_of_somebody_elses(module, tmp_path):
+  pytest.importorskip('jax2onnx' if module is onnx else 'flatbuffers')
+  shape, path = (6, 6, 2), tmp_path / 'model'
+  model, arguments = Foreign(), {'deterministic': True}
+  variables = model.init(jax.random.key(0), jnp.ones((1, *shape)), True)
+  with jax.numpy_rank_promotion('allow'):  # jax2onnx's convolution needs it
+    assert module.write(path, model, variables, shape, **arguments) < 1e-5
+  path.unlink()
+  # The model's own complaint, and not that of what writes it.
+  with pytest.raises(ValueError, match='deterministic.* must be'):
+    module.write(path, model, variables, shape)
+  with pytest.raises(ValueError, match='Linen model, .*, but got a dict of'):
+    module.write(path, variables, variables, shape)
+  assert not path.exists()
+
+
 @pytest.mark.parametrize('package', ['jax2onnx', 'onnxruntime'])
 def test_a_missing_package(resnet, package, tmp_path, monkeypatch):
   for name in ('jax2onnx', 'onnxruntime'):
     monkeypatch.setitem(sys.modules, name, object())
   monkeypatch.setitem(sys.modules, package, None)
-  wanted = (
-    rf"needs the package {package}, .* pip install 'str-jax\[train,onnx\]'"
-  )
+  wanted = rf"needs the package {package}, .* pip install -e '.\[train,onnx\]'"
   with pytest.raises(ValueError, match=wanted):
     onnx.write(tmp_path / 'model.onnx', *resnet, SHAPE)
 

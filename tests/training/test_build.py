@@ -129,19 +129,22 @@ def test_a_run_lands_on_its_target(
     assert min(row['nonzero'] for row in summary['layers']) >= 3
 
 
-def test_adam_has_other_defaults_on_the_way_to_a_target(with_method):
+def test_sgd_has_other_defaults_on_the_way_to_a_target(with_method):
   config = with_method('str', target=0.5)
   method = lambda: build.scheduled(config, 19, 20, None)
-  settings = lambda m: (m.rescale, m.gradient_scale)
-  assert settings(method()) == (False, None)
-  config.optimizer.name = 'adamw'
-  assert settings(method()) == (True, 0.1)
+  settings = lambda m: (m.rescales, m.theta)
+  assert settings(method()) == (False, 0.3)
   again = build.method(config.method, **build.by_optimizer(config))
-  assert settings(again) == (True, 0.1)
-  config.method.rescale = False
-  assert settings(method()) == (False, 0.1)
+  assert settings(again) == (False, 0.3)
+  config.method.rescale = True
+  assert settings(method()) == (True, 0.3)
   config.method.target = None
   assert build.by_optimizer(config) == {}
+  config = with_method('str', target=0.5)
+  config.optimizer.name = 'adamw'
+  assert settings(method()) == (True, 0.1)
+  assert settings(methods.create('str', target=0.5)) == (True, 0.1)
+  assert settings(methods.create('str')) == (False, 0.0)
 
 
 def test_dense_layers_count_towards_a_target(with_method, tmp_path):

@@ -175,7 +175,7 @@ def test_without_the_package(monkeypatch, tmp_path):
   monkeypatch.setitem(sys.modules, 'wandb', None)
   check(None)
   open_log(tmp_path, project=None).close()
-  with pytest.raises(ValueError, match='pip install wandb') as error:
+  with pytest.raises(ValueError, match=r"install -e '.\[wandb\]'") as error:
     check('sparse')
   assert '\n' not in str(error.value)
 
