@@ -41,7 +41,9 @@ def curves() -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
   """Of each method: weights, what it makes of them, and their gradients."""
   made = {
     'STR': methods.create('str', g='exp', init_value=0.0),
-    'STR, target': methods.create('str', target=0.5),
+    'STR, target': methods.create(
+      'str', target=0.5, rescale=False, gradient_scale=0.3
+    ),
     'ST-3': methods.create('st3', sparsity=0.5, rescale=False),
     'Feather': methods.create('feather', sparsity=0.96),
     'GMP': methods.create('gmp', sparsity=0.5),

@@ -124,6 +124,11 @@ def call_arguments(model: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     ValueError: no Linen model.
   """
   if not isinstance(model, nn.Module):
+    if isinstance(model, type):
+      raise ValueError(
+        f'this needs an instance of a Linen model, but got the class '
+        f'{model.__name__}: pass {model.__name__}(...).'
+      )
     name = type(model).__name__
     raise ValueError(
       'this needs a Linen model, an instance of flax.linen.Module, but got a '

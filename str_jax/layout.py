@@ -46,7 +46,7 @@ def sparse_weights(
   found = _leaves_by_path(variables, weights)
   if not found:
     kernels = {p: w for p, w in weights.items() if is_kernel(p, w)}
-    if all(_has_no_leaves(method, w) for w in kernels.values()):
+    if kernels and all(_has_no_leaves(method, w) for w in kernels.values()):
       return {p: SparseWeight(w, ()) for p, w in kernels.items()}
     raise ValueError(
       f'{type(method).__name__} needs its thresholds in the variables, but '

@@ -100,21 +100,27 @@ def counted(leaves: Mapping[Path, Any], chosen: Iterable[Path]) -> set[Path]:
     chosen: paths of the weights that a method thresholds.
 
   Returns:
-    The paths of those, of all kernels, and of every other array of two axes or
-    more that has a name of those: layers that were left out to stay dense.
+    The paths of those, of all kernels, and of every other array of floats with
+    two axes or more that has the name of one of those (a number, as in a list,
+    is no name): layers that were left out to stay dense.
 
   >>> leaves = {('a', 'w'): np.ones((2, 2)), ('head', 'w'): np.ones((2, 3))}
   >>> sorted(counted(leaves | {('b',): np.ones((2, 2))}, [('a', 'w')]))
   [('a', 'w'), ('head', 'w')]
   """
   picked = set(chosen)
-  names = {path[-1] for path in picked if path}
+  names = {path[-1] for path in picked if path and not path[-1].isdigit()}
   return {
     path
     for path, leaf in leaves.items()
     if path in picked
     or is_kernel(path, leaf)
-    or (path and path[-1] in names and np.ndim(leaf) > 1)
+    or (
+      path
+      and path[-1] in names
+      and np.ndim(leaf) > 1
+      and jnp.issubdtype(leaf.dtype, jnp.floating)
+    )
   }
 
 

@@ -12,8 +12,7 @@ that has none ().
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -154,7 +153,12 @@ def update_thresholds(
   leaves = {'/'.join(p): e.leaves for p, e in entries.items()}
   params = named_leaves(variables['params'])
   dense = counted(params, entries) - entries.keys()
-  new = _update(
+  update: Callable[..., Mapping[str, jax.Array]] = _update_compiled
+  try:
+    hash(method)
+  except TypeError:  # it holds an array, traced perhaps
+    update = _update
+  new = update(
     method,
     tuple(leaves),
     tuple(e.weight for e in entries.values()),
@@ -180,11 +184,6 @@ def update_thresholds(
   }
 
 
-# Compiled once also where a training step is not: the search for a threshold
-# is a loop, which would be compiled anew at every call.
-@functools.partial(
-  jax.jit, static_argnames=('method', 'names', 'dense'), inline=True
-)
 def _update(
   method: Method,
   names: tuple[str, ...],
@@ -194,12 +193,20 @@ def _update(
   dense: tuple[tuple[str, int], ...],
 ) -> Mapping[str, jax.Array]:
   """What ``method.update`` gives for weights with these names."""
-  return method.update(
+  new = method.update(
     dict(zip(names, weights, strict=True)),
     dict(zip(names, leaves, strict=True)),
     step,
     dict(dense),
   )
+  return dict(new)
+
+
+# Compiled once also where a training step is not: the search for a threshold
+# is a loop, which would be compiled anew at every call.
+_update_compiled = jax.jit(
+  _update, static_argnames=('method', 'names', 'dense'), inline=True
+)
 
 
 def freeze(method: Method | None, variables: Any) -> Any:

@@ -214,6 +214,31 @@ def test_an_update_outside_of_jit_is_traced_once(monkeypatch):
     variables = str_jax.update_thresholds(method, variables, step)
 
 
+def test_settings_may_be_arrays():
+  """Traced ones too, which no hash can be made of."""
+
+  def threshold(value):
+    method = str_jax.methods.create('str', init_value=value)
+    variables = str_jax.add_thresholds(method, linen_variables())
+    new = str_jax.update_thresholds(method, variables, 1)
+    return new['params']['layers_0']['kernel_threshold'][0, 0]
+
+  values = jnp.array([-5.0, -6.0])
+  np.testing.assert_array_equal(jax.vmap(threshold)(values), values)
+  method = str_jax.methods.create('st3', sparsity=np.array(0.5), end_step=1)
+  variables = str_jax.add_thresholds(method, linen_variables())
+  variables = str_jax.update_thresholds(method, variables, 1)
+  found = str_jax.report.sparsity_report(method, variables)
+  assert found.sparsity == 0.5
+
+
+def test_without_thresholds_nothing_is_dense_in_silence():
+  variables = {'params': {'net': {'w': jnp.ones((2, 3))}}}
+  for name in ('str', 'frozen'):
+    with pytest.raises(ValueError, match='there are none: make them'):
+      str_jax.effective_params(str_jax.methods.create(name), variables)
+
+
 def test_sharded_update_gathers_nothing():
   mesh = jax.make_mesh(
     (8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,)

@@ -93,22 +93,22 @@ def levels(variables: Any) -> Metadata:
     variables: nested dicts of arrays; Haiku's names are such.
 
   Returns:
-    ``{'levels': {path: names}}`` of those paths; nothing if there is none.
+    ``{'_levels': {path: names}}`` of those paths; nothing if there is none.
 
   >>> levels({'net/~/linear': {'w': 0}, 'b': 0})
-  {'levels': {'net/~/linear/w': ['net/~/linear', 'w']}}
+  {'_levels': {'net/~/linear/w': ['net/~/linear', 'w']}}
   """
   found = {
     '/'.join(path): list(path)
     for path in named_leaves(variables)
     if any('/' in name for name in path)
   }
-  return {'levels': found} if found else {}
+  return {'_levels': found} if found else {}
 
 
 def unflatten(arrays: Arrays, metadata: Mapping[str, Any] | None = None) -> Any:
   """Undoes `flatten`, with what `levels` noted."""
-  noted = (metadata or {}).get('levels', {})
+  noted = (metadata or {}).get('_levels', {})
   return traverse_util.unflatten_dict(
     {tuple(noted.get(n, n.split('/'))): array for n, array in arrays.items()}
   )

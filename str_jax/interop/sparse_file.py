@@ -1,10 +1,10 @@
 r"""A sparse network in a file as small as its weights that are not zero.
 
-A weight with zeros, any kernel or float32 array of two axes or more, is
-stored as its places and its values, in the C order of its shape. The places are
-a bit a weight, or the number of zeros before each value in a byte or two,
-whichever is smallest; docs/export.md has the layout. Everything else is stored
-as it is. A zero is a zero: -0.0 is read as 0.0.
+A kernel with zeros is stored as its places and its values, in the C order of
+its shape. The places are a bit a weight, or the number of zeros before each
+value in a byte or two, whichever is smallest; docs/export.md has the layout. In
+a tree without a leaf of that name every array of two axes or more is one.
+Everything else is stored as it is. A zero is a zero: -0.0 is read as 0.0.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from str_jax.interop import dense_file
 from str_jax.interop.dense_file import Arrays, Metadata
-from str_jax.paths import KERNEL, kernels
+from str_jax.paths import KERNEL
 
 FORMAT = 'sparse'
 MASKS = 'masks'
@@ -72,8 +72,10 @@ def write(
     )
   arrays: Arrays = {}
   shapes = {}
-  for name, leaf in dense_file.flatten(variables).items():
-    if not _is_weight(name, leaf) or np.all(leaf):
+  flat = dense_file.flatten(variables)
+  weights = _weights(flat)
+  for name, leaf in flat.items():
+    if name not in weights or np.all(leaf):
       arrays[name] = leaf
       continue
     if leaf.dtype != np.float32 or not np.isfinite(leaf).all():
@@ -139,8 +141,8 @@ def rounding(before: Any, after: Any) -> tuple[float, float]:
   (0.25, 0.22360679774997896)
   """
   largest, squares, total = 0.0, 0.0, 0.0
-  theirs = kernels(after['params'])
-  for name, w in kernels(before['params']).items():
+  theirs = dense_file.flatten(after)
+  for name, w in _weights(dense_file.flatten(before)).items():
     error = np.abs(theirs[name] - w, dtype=np.float64)
     most = np.broadcast_to(_largest(w), w.shape)
     largest = max(largest, np.max(error[most > 0] / most[most > 0], initial=0))
@@ -171,11 +173,7 @@ def write_masks(
   ...   read_masks(f'{folder}/masks.safetensors')[1]['fc'].tolist()
   [[True, False], [False, True]]
   """
-  kernels = {
-    name: leaf
-    for name, leaf in dense_file.flatten(variables).items()
-    if _is_weight(name, leaf)
-  }
+  kernels = _weights(dense_file.flatten(variables))
   dense_file.write_sealed(
     path,
     MASKS,
@@ -209,9 +207,18 @@ def read_masks(
   }
 
 
-def _is_weight(name: str, leaf: np.ndarray) -> bool:
-  is_kernel = f'/{name}'.endswith(f'/{KERNEL}')
-  return is_kernel or (leaf.ndim > 1 and leaf.dtype == np.float32)
+def _weights(arrays: Arrays) -> Arrays:
+  """The kernels; in a tree that has none, what may be one."""
+  kernels = {
+    name: leaf
+    for name, leaf in arrays.items()
+    if f'/{name}'.endswith(f'/{KERNEL}')
+  }
+  return kernels or {
+    name: leaf
+    for name, leaf in arrays.items()
+    if leaf.ndim > 1 and leaf.dtype == np.float32 and np.isfinite(leaf).all()
+  }
 
 
 def _take(arrays: Arrays, name: str) -> Arrays:

@@ -35,8 +35,8 @@ def check(settings: Any) -> None:
     convert it first.
   """
   for name, kinds in _numeric(type(settings)).items():
-    value = getattr(settings, name)
-    if not any(_is(value, kind) for kind in kinds):
+    value = getattr(settings, name, None)  # or it is not there yet
+    if hasattr(settings, name) and not any(_is(value, kind) for kind in kinds):
       wanted = [_WANTED.get(kind, f'a {kind.__name__}') for kind in kinds]
       raise ValueError(
         f'{type(settings).__name__} needs {name} to be '
@@ -63,9 +63,13 @@ def _numeric(cls: type) -> dict[str, tuple[type, ...]]:
 def _is(value: Any, kind: type) -> bool:
   if kind not in (int, float):
     return isinstance(value, kind)
-  if isinstance(value, (np.ndarray, jax.Array)):
+  if isinstance(value, jax.core.Tracer):
     number = np.integer if kind is int else np.number
     return value.ndim == 0 and jnp.issubdtype(value.dtype, number)
+  if isinstance(value, (np.ndarray, np.generic, jax.Array)):
+    if value.ndim:
+      return False
+    value = value.item()
   if isinstance(value, bool) or not isinstance(value, numbers.Real):
     return False
   return kind is float or float(value).is_integer()

@@ -118,6 +118,8 @@ class STR(ramp.Ramp, base.Method):
       )
     if self.target is not None:
       self._check_target()
+    if self.rescale == (self.target is not None):  # equal settings are equal
+      object.__setattr__(self, 'rescale', None)
 
   def _check_target(self) -> None:
     if not isinstance(self.target, Target):
