@@ -45,33 +45,35 @@ def finish(
   layers = sparsity_report(run, stage, variables)
   ranks = compaction.describe(stage.model, variables)
   config = run.config
-  summary = {
-    'command': command,
-    'config': config.to_dict(),
-    'config_name': config.name,
-    'variant': config.variant,
-    'method': str(run.plan.phases[0].method or 'dense'),
-    'model': config.model.name,
-    'dataset': run.dataset.name,
-    'note': f'{run.dataset.note} {ranks}'.strip(),
-    'steps': run.plan.total_steps,
-    'top1': result['accuracy'],
-    'eval_loss': result['loss'],
-    **best,
-    'sparsity': layers.sparsity,
-    'weights': layers.weights,
-    'nonzero': layers.nonzero,
-    'dense_flops': layers.dense_flops,
-    'flops': layers.flops,
-    'layers': layers.to_dicts(),
-    'target': _target(
-      run, layers, report.tied_weights(stage.method, variables)
-    ),
-    'seconds': round(log.seconds, 2),
-    'examples_per_second': log.examples_per_second,
-    'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
-    'versions': {v: importlib.metadata.version(v) for v in _VERSIONS},
-  }
+  summary = records.as_json(
+    {
+      'command': command,
+      'config': config.to_dict(),
+      'config_name': config.name,
+      'variant': config.variant,
+      'method': str(run.plan.phases[0].method or 'dense'),
+      'model': config.model.name,
+      'dataset': run.dataset.name,
+      'note': f'{run.dataset.note} {ranks}'.strip(),
+      'steps': run.plan.total_steps,
+      'top1': result['accuracy'],
+      'eval_loss': result['loss'],
+      **best,
+      'sparsity': layers.sparsity,
+      'weights': layers.weights,
+      'nonzero': layers.nonzero,
+      'dense_flops': layers.dense_flops,
+      'flops': layers.flops,
+      'layers': layers.to_dicts(),
+      'target': _target(
+        run, layers, report.tied_weights(stage.method, variables)
+      ),
+      'seconds': round(log.seconds, 2),
+      'examples_per_second': log.examples_per_second,
+      'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+      'versions': {v: importlib.metadata.version(v) for v in _VERSIONS},
+    }
+  )
 
   def write() -> None:
     log.results(summary)  # first: a finished run is not opened again

@@ -218,14 +218,17 @@ def _finish(
   rewind = imp.rewind_steps if imp.rewind_epochs is None else imp.rewind_epochs
   unit = 'steps' if imp.rewind_epochs is None else 'epochs'
   after = '' if rewind is None else f', rewind_{unit}={rewind}'
-  summary = rounds[-1] | {
-    'command': command,
-    'steps': sum(row['steps'] for row in rounds),
-    'seconds': round(sum(row['seconds'] for row in rounds), 2),
-    'config': config.to_dict(),
-    'method': f'IMP(rounds={imp.rounds}, sparsity={imp.sparsity}{after})',
-    'rounds': [{name: row[name] for name in _ROW} for row in rounds],
-  }
+  summary = records.as_json(
+    rounds[-1]
+    | {
+      'command': command,
+      'steps': sum(row['steps'] for row in rounds),
+      'seconds': round(sum(row['seconds'] for row in rounds), 2),
+      'config': config.to_dict(),
+      'method': f'IMP(rounds={imp.rounds}, sparsity={imp.sparsity}{after})',
+      'rounds': [{name: row[name] for name in _ROW} for row in rounds],
+    }
+  )
 
   def write() -> None:
     last = directory / f'round-{imp.rounds}' / 'metrics.jsonl'

@@ -253,33 +253,35 @@ def _summary(
     flops=flops.count(ready.model, dataset.image_shape),
   )
   note = f'Imported from {path.name}{told(arrived.file)}; not evaluated here.'
-  return {
-    'command': command,
-    'config': config.to_dict(),
-    'config_name': config.name,
-    'variant': config.variant,
-    'method': str(ready.method or 'dense'),
-    'model': config.model.name,
-    'dataset': dataset.name,
-    'note': f'{note} {dataset.note}'.strip(),
-    'steps': 0,
-    'top1': None,
-    'eval_loss': None,
-    'best_top1': None,
-    'best_step': None,
-    'best_validation_top1': None,
-    'sparsity': layers.sparsity,
-    'weights': layers.weights,
-    'nonzero': layers.nonzero,
-    'dense_flops': layers.dense_flops,
-    'flops': layers.flops,
-    'layers': layers.to_dicts(),
-    'target': None,
-    'seconds': 0.0,
-    'examples_per_second': None,
-    'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
-    'versions': {v: importlib.metadata.version(v) for v in ('jax', 'flax')},
-  }
+  return records.as_json(
+    {
+      'command': command,
+      'config': config.to_dict(),
+      'config_name': config.name,
+      'variant': config.variant,
+      'method': str(ready.method or 'dense'),
+      'model': config.model.name,
+      'dataset': dataset.name,
+      'note': f'{note} {dataset.note}'.strip(),
+      'steps': 0,
+      'top1': None,
+      'eval_loss': None,
+      'best_top1': None,
+      'best_step': None,
+      'best_validation_top1': None,
+      'sparsity': layers.sparsity,
+      'weights': layers.weights,
+      'nonzero': layers.nonzero,
+      'dense_flops': layers.dense_flops,
+      'flops': layers.flops,
+      'layers': layers.to_dicts(),
+      'target': None,
+      'seconds': 0.0,
+      'examples_per_second': None,
+      'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+      'versions': {v: importlib.metadata.version(v) for v in ('jax', 'flax')},
+    }
+  )
 
 
 def told(file: files.Content) -> str:

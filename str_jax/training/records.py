@@ -108,6 +108,20 @@ def write_text(path: pathlib.Path, text: str) -> None:
     unfinished.replace(path)
 
 
+def as_json(content: Record) -> Record:
+  """An object as JSON gives it back: lists for tuples.
+
+  So that what a run returns or compares is what its files hold.
+
+  Args:
+    content: the object.
+
+  Returns:
+    The same, of JSON's types alone.
+  """
+  return json.loads(json.dumps(content))
+
+
 def write_json(path: pathlib.Path, content: Record) -> None:
   """Writes an object as JSON, in one go.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
-import json
 import os
 import pathlib
 import socket
@@ -40,7 +39,7 @@ def check(workdir: pathlib.Path, config: Any) -> None:
   differences = [
     f'{name}={_short(ours)} (there: {_short(theirs)})'
     for name, ours, theirs in _differences(
-      _as_json(config), records.read_json(path)
+      records.as_json(config.to_dict()), records.read_json(path)
     )
     if name not in fields.FREE
   ]
@@ -65,7 +64,7 @@ def claim(workdir: pathlib.Path, config: Any) -> None:
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     if not (workdir / 'config.json').exists():
-      records.write_json(workdir / 'config.json', _as_json(config))
+      records.write_json(workdir / 'config.json', config.to_dict())
   except OSError as error:
     raise ValueError(_unwritable(workdir, error)) from error
 
@@ -120,11 +119,6 @@ def _short(value: Any, most: int = 60) -> str:
   """A value as text, a long one only its beginning."""
   text = repr(value)
   return text if len(text) <= most else f'{text[:most]}...'
-
-
-def _as_json(config: Any) -> records.Record:
-  """Through JSON, so that tuples compare as the lists it makes of them."""
-  return json.loads(json.dumps(config.to_dict()))
 
 
 def _differences(

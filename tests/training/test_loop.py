@@ -168,7 +168,8 @@ def test_a_finished_run_is_left_alone(recorded, capsys):
   before = look()
   summary = loop.train(run.config, run.directory)
   assert look() == before
-  assert summary == json.loads((run.directory / 'summary.json').read_text())
+  written = json.loads((run.directory / 'summary.json').read_text())
+  assert summary == written == run.summary
   printed = capsys.readouterr().out
   assert 'finished run of 20 steps; nothing was changed' in printed
   assert f'test accuracy {summary["top1"]:.2%}' in printed
