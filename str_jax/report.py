@@ -143,14 +143,15 @@ def sparsity_report(
   Args:
     method: the method of the variables; None for a dense network.
     variables: variables with the method's thresholds.
-    flops: dense multiply-adds by layer, from :func:`str_jax.flops.count`.
+    flops: dense multiply-adds by layer, from :func:`str_jax.flops.count` or
+      :func:`str_jax.flops.count_function`.
 
   Returns:
     A :class:`Report`.
 
   Raises:
     ValueError: the variables hold no kernel and no thresholds, or not the
-      method's.
+      method's; or ``flops`` is of other layers.
 
   STR (ICML 2020), section 4: its sparsity and its FLOPs.
 
@@ -166,6 +167,7 @@ def sparsity_report(
       'a report needs leaves named kernel in the parameters, or thresholds of '
       'others, but there are none.'
     )
+  _check_layers(flops, weights)
   statistics = jax.device_get(layer_statistics(method, variables))
   rows = []
   for name in flops or weights:  # FLOPs come in the order of use
@@ -182,6 +184,23 @@ def sparsity_report(
       )
     )
   return Report(tuple(rows))
+
+
+def _check_layers(
+  flops: Mapping[str, int] | None, weights: Mapping[str, jax.Array]
+) -> None:
+  if flops is None or set(flops) == set(weights):
+    return
+  missing = ', '.join(name for name in weights if name not in flops)
+  others = ', '.join(name for name in flops if name not in weights)
+  raise ValueError(
+    'flops= should have the multiply-adds of every layer of the variables, but '
+    + ' and '.join(
+      [f'has none of {missing}'] * bool(missing)
+      + [f'has some of {others}, which they lack'] * bool(others)
+    )
+    + ': count them on the same model, with the same where=.'
+  )
 
 
 def from_dicts(rows: Iterable[Mapping[str, Any]]) -> Report:

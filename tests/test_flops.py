@@ -7,7 +7,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
-from flax import nnx
 
 import str_jax.nn
 from benchmarks import flops as benchmark
@@ -248,23 +247,6 @@ class Broken(nn.Module):
 def test_what_cannot_be_counted_is_an_error(how, message):
   with pytest.raises(ValueError, match=message):
     flops.count(Broken(how), (4,))
-
-
-def test_other_models_than_linens_are_an_error():
-  class Net(nnx.Module):
-    def __init__(self, features, *, rngs):
-      self.only = nnx.Linear(4, features, rngs=rngs)
-
-    def __call__(self, x):
-      return self.only(x)
-
-  with pytest.raises(
-    ValueError,
-    match='Linen model, .* a Net of the module .*test_flops: .*to_linen\\(Net,',
-  ):
-    flops.count(Net(3, rngs=nnx.Rngs(0)), (4,))
-  # What it says to do.
-  assert flops.count(nnx.bridge.to_linen(Net, 3), (4,)) == {'only': 12}
 
 
 def test_strides_with_input_dilation_are_an_error():

@@ -25,7 +25,7 @@ FLOORS = (
   ('budgets', 'functional', 'limbs', 'lowering', 'quantile'),
   ('methods',),
   ('layout', 'variables', 'optim'),
-  ('nn', 'flops', 'report', 'nnx'),
+  ('nn', 'calls', 'data_flow', 'report', 'nnx', 'flops'),
   ('models', 'data'),
   ('compaction', 'interop', 'inference'),
   ('training',),
@@ -83,7 +83,7 @@ SURFACE = {
     'to_variables',
     'update_thresholds',
   ),
-  'flops': ('count', 'count_weightless'),
+  'flops': ('count', 'count_weightless', 'count_function', 'uses'),
   'report': ('sparsity_report',),
   'budgets': (
     'uniform',

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from str_jax.flops import call_arguments
+from str_jax.calls import call_arguments
 from str_jax.interop.stablehlo import check_images
 from str_jax.models.base import ImageClassifier
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from str_jax.flops import call_arguments
+from str_jax.calls import call_arguments
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 

@@ -297,9 +297,8 @@ def _uses(config: Any, inputs: Inputs | None) -> dict[str, int]:
   if inputs is None:
     raise ValueError('a target of FLOPs needs the shape of the images.')
   dense = model(config, inputs.num_classes, None)
-  layers = paths.kernels(_shapes(config, inputs, None)['params'])
   counts = flops.count(dense, inputs.image_shape)
-  return {name: counts[name] // w.size for name, w in layers.items()}
+  return flops.uses(counts, _shapes(config, inputs, None))
 
 
 def _shapes(config: Any, inputs: Inputs, method: Method | None) -> Any:
