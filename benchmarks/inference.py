@@ -100,7 +100,7 @@ def shares(layers: Any, found: Comparison) -> dict[str, Any]:
     for node in layers
     if isinstance(node, Conv | Classifier)
   }
-  sparse = [layer.name for layer in found.ours.layers if layer.kernel.sparse]
+  sparse = [layer.name for layer in found.layers if layer.kernel.sparse]
   return {
     'sparse_layers': len(sparse),
     'layers': len(dense),
@@ -120,11 +120,11 @@ def _positions(layers: Any, images: tuple[int, ...]) -> dict[str, int]:
 
 def facts(found: Comparison, share: dict[str, Any]) -> dict[str, Any]:
   """What is recorded of a comparison."""
-  kernels = found.ours.layers
+  kernels = found.layers
   weights = sum(layer.weights for layer in kernels)
   return {
     'sparsity': 1 - sum(layer.nonzero for layer in kernels) / weights,
-    'backend': found.ours.backend,
+    'backend': found.backend,
     'speedup': found.speedup,
     'programs': [dataclasses.asdict(row) for row in found.rows],
     **share,

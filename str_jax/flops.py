@@ -23,6 +23,7 @@ from str_jax.paths import (
   THRESHOLD,
   Path,
   Where,
+  array_leaves,
   counted,
   is_kernel,
   is_linen,
@@ -162,19 +163,12 @@ def count_function(
       'where= picks the weights whose multiply-adds are counted, but it '
       f'matched none of these leaves:\n{chosen}'
     )
-  names: list[str | None] = []
-  for path, leaf in named_leaves(weights).items():
-    if not hasattr(leaf, 'dtype'):
-      raise ValueError(
-        'weights should be arrays alone, for a function of them to be traced, '
-        f'but {"/".join(path)} is a {type(leaf).__name__}: set what is no '
-        'array apart, as equinox.partition does.'
-      )
-    names.append(
-      layers.get(path[1:] if linen else path)
-      if not linen or path[0] == 'params'
-      else None
-    )
+  names = [
+    layers.get(path[1:] if linen else path)
+    if not linen or path[0] == 'params'
+    else None
+    for path in array_leaves(weights)
+  ]
   counts = multiply_adds(function, weights, names, *inputs)
   counts.pop(NO_LAYER, None)
   return dict(counts)

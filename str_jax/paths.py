@@ -76,6 +76,32 @@ def named_leaves(tree: Any) -> dict[Path, Any]:
   return {path_names(path): leaf for path, leaf in flat}
 
 
+def array_leaves(tree: Any) -> dict[Path, Any]:
+  """The leaves of a pytree whose function is to be traced, by their names.
+
+  Args:
+    tree: of arrays, or of their shapes.
+
+  Returns:
+    As :func:`named_leaves`.
+
+  Raises:
+    ValueError: a leaf is no array.
+
+  >>> list(array_leaves({'w': np.ones(2)}))
+  [('w',)]
+  """
+  leaves = named_leaves(tree)
+  for path, leaf in leaves.items():
+    if not hasattr(leaf, 'dtype'):
+      raise ValueError(
+        'weights should be arrays alone, for a function of them to be traced, '
+        f'but {"/".join(path)} is a {type(leaf).__name__}: set what is no '
+        'array apart, as equinox.partition does.'
+      )
+  return leaves
+
+
 def layer_name(path: str) -> str:
   """The name that reports give the layer of a weight, from its path.
 

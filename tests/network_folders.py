@@ -15,6 +15,7 @@ from str_jax.training import state as states
 MODELS = {
   'convnet': {'model.widths': (4, 8), 'model.dtype': 'bfloat16'},
   'resnet20': {'model.stage_sizes': (1, 1), 'model.width': 4},
+  'vit_micro': {'model.depth': 1},
   'fastgrnn': {'model.hidden': 6, 'model.gated': True, 'method.g': 'exp'},
 }
 STR = {'method.name': 'str', 'method.init_value': -3.0, 'dataset': 'digits'}

@@ -24,7 +24,7 @@ def test_a_row_of_the_table(name, monkeypatch, tmp_path):
   row |= inference.facts(found, inference.shares(layers, found))
   row = json.loads(json.dumps(row))
   assert row['sparsity'] == pytest.approx(0.9, abs=0.02)
-  assert 0 <= row['sparse_layers'] <= row['layers'] == len(found.ours.layers)
+  assert 0 <= row['sparse_layers'] <= row['layers'] == len(found.layers)
   assert 0 <= row['sparse_madds'] <= 1
   assert all(p['difference'] < 1e-4 for p in row['programs'])
   assert row['speedup'] == min(p['ratio'] for p in row['programs'][1:])

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import pathlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+  import jax
+
   from str_jax.inference.comparison import Comparison
+  from str_jax.training.networks import Network
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
 
   Raises:
     FileNotFoundError: no run there, or no such checkpoint.
-    ValueError: a model that inference does not know, or a number out of range.
+    ValueError: a number out of range, or images that are not the model's.
   """
   threads = take_threads(args.threads)
   if args.image_shape and len(args.image_shape) != 3:
@@ -57,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     )
   from absl import logging
 
-  from str_jax.inference import comparison, reading
+  from str_jax.inference import reading
   from str_jax.training import networks
 
   logging.set_verbosity(logging.WARNING)  # Orbax tells of every file
@@ -65,14 +68,49 @@ def run(args: argparse.Namespace) -> None:
   shape = args.image_shape or found.image_shape()
   if args.compact:
     found = found.compact()
-  network = reading.network(found.model, found.variables)
+  measure = _whole if reading.knows(found.model) else _by_layer
   print(
     f'{args.directory}: {found.config.model.name}, '
     f'{found.layers.sparsity:.2%} of the weights are zero, {threads} '
     f'thread{"s" if threads > 1 else ""}'
   )
   for batch in args.batch:
-    _show(comparison.compare(network, (batch, *shape), threads))
+    _show(measure(found, (batch, *shape), threads))
+
+
+def _whole(found: Network, images: tuple[int, ...], threads: int) -> Comparison:
+  """A network that is computed as a whole, beside other libraries'."""
+  from str_jax.inference import comparison, reading
+
+  network = reading.network(found.model, found.variables)
+  return comparison.compare(network, images, threads)  # type: ignore[arg-type]
+
+
+def _by_layer(
+  found: Network, images: tuple[int, ...], threads: int
+) -> Comparison:
+  """Any other, whose layers with zeros are computed by themselves."""
+  del threads  # JAX has its own
+  import flax
+  import jax
+  import jax.numpy as jnp
+
+  from str_jax.inference import comparison
+
+  def logits(variables: Any, images: jax.Array) -> jax.Array:
+    return found.model.apply(variables, images, train=False)
+
+  try:
+    jax.eval_shape(
+      logits, found.variables, jax.ShapeDtypeStruct(images, jnp.float32)
+    )
+  except (flax.errors.FlaxError, TypeError, ValueError) as error:
+    raise ValueError(
+      f'the {type(found.model).__name__} cannot be called with images of the '
+      f'shape {images} ({str(error).splitlines()[0]}): give their own by '
+      '--image_shape=H,W,C.'
+    ) from error
+  return comparison.compare_function(logits, found.variables, images)
 
 
 def _show(result: Comparison) -> None:
@@ -83,12 +121,11 @@ def _show(result: Comparison) -> None:
 
   console = rich.console.Console()
   batch = result.images[0]
-  ours = result.ours
   layers = rich.table.Table(box=box.SIMPLE_HEAD)
   for column in ('layer', 'zeros', 'by', 'us', 'dense us'):
     right = column not in ('layer', 'by')
     layers.add_column(column, justify='right' if right else 'left')
-  for layer in ours.layers:
+  for layer in result.layers:
     taken = layer.seconds.get(layer.kernel)
     dense = [s for k, s in layer.seconds.items() if not k.sparse]
     layers.add_row(
@@ -111,11 +148,11 @@ def _show(result: Comparison) -> None:
       f'{row.difference:.0e}',
     )
   console.print(layers, programs)
-  if ours.note:
-    print(f'plain JAX, as {ours.note}')
+  if result.note:
+    print(result.note)
   if result.missing:
     print(f'not measured, as not installed: {", ".join(result.missing)}')
-  sparse = sum(layer.kernel.sparse for layer in ours.layers)
+  sparse = sum(layer.kernel.sparse for layer in result.layers)
   wrong = [row.program for row in result.rows if not row.difference < 1e-3]
   if wrong:
     verdict = f'NO VERDICT: {", ".join(wrong)} computed other logits than ours'
@@ -126,8 +163,8 @@ def _show(result: Comparison) -> None:
       f'SLOWER, {result.speedup:.2f} times as fast as the best dense one'
     )
   print(
-    f'batch {batch}, {ours.together} at a time: {sparse} of '
-    f'{len(ours.layers)} layers by sparse kernels; '
+    f'batch {batch}, {result.together} at a time: {sparse} of '
+    f'{len(result.layers)} layers by sparse kernels; '
     f'{verdict} ({result.best.program})\n'
   )
 

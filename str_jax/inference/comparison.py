@@ -7,13 +7,15 @@ import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from str_jax.inference import executor, peers
-from str_jax.inference.executor import Executor
+from str_jax.inference.executor import Executor, Layer
+from str_jax.inference.functions import build_function
 from str_jax.inference.network import Network
 
 OURS = 'str_jax'
@@ -52,14 +54,20 @@ class Comparison:
 
   Attributes:
     images: their shape.
+    together: how many of them we compute at a time.
     rows: a program each, ours the first.
-    ours: the network as we run it.
+    backend: 'C++' or 'XLA', ours.
+    layers: how we compute them.
+    note: why not by the C++ kernels; else ''.
     missing: packages whose programs could not be measured.
   """
 
-  images: tuple[int, int, int, int]
+  images: tuple[int, ...]
+  together: int
   rows: list[Row]
-  ours: Executor
+  backend: str
+  layers: list[Layer]
+  note: str
   missing: list[str]
 
   @property
@@ -121,9 +129,53 @@ def compare(
       programs[name] = peer(network, values, threads)
     else:
       missing.append(' and '.join(packages))
-  logits = {name: np.asarray(call()) for name, call in programs.items()}
-  seconds = _turns(programs, rounds)
-  return Comparison(images, _rows(logits, seconds), ours, missing)
+  return Comparison(
+    images,
+    ours.together,
+    _rows(programs, rounds),
+    ours.backend,
+    ours.layers,
+    f'plain JAX, as {ours.note}' if ours.note else '',
+    missing,
+  )
+
+
+def compare_function(
+  function: Callable[[Any, jax.Array], jax.Array],
+  weights: Any,
+  images: tuple[int, ...],
+  *,
+  others: Mapping[str, Callable[[np.ndarray], Call]] | None = None,
+  rounds: int = _ROUNDS,
+) -> Comparison:
+  """Times a function of weights and images beside itself, computed by XLA.
+
+  Args:
+    function: the forward pass.
+    weights: its first argument.
+    images: shape of the second one.
+    others: by name, what makes further programs of the images.
+    rounds: as for :func:`compare`.
+
+  Returns:
+    The :class:`Comparison`.
+
+  Raises:
+    ValueError: a weight is no array.
+  """
+  values = np.random.default_rng(0).normal(size=images).astype(np.float32)
+  batch = jnp.asarray(values)
+  ours = build_function(function, weights, batch)
+  dense = jax.jit(function)
+  programs: dict[str, Call] = {
+    OURS: lambda: jax.block_until_ready(ours(batch)),
+    'XLA, dense': lambda: jax.block_until_ready(dense(weights, batch)),
+  }
+  programs |= {name: make(values) for name, make in (others or {}).items()}
+  rows = _rows(programs, rounds)
+  return Comparison(
+    images, images[0], rows, ours.backend, ours.layers, ours.note, []
+  )
 
 
 def _call(run: Executor, images: jax.Array) -> Call:
@@ -145,9 +197,9 @@ def _turns(programs: Mapping[str, Call], rounds: int) -> dict[str, list[float]]:
   return taken
 
 
-def _rows(
-  logits: Mapping[str, np.ndarray], seconds: Mapping[str, list[float]]
-) -> list[Row]:
+def _rows(programs: Mapping[str, Call], rounds: int) -> list[Row]:
+  logits = {name: np.asarray(call()) for name, call in programs.items()}
+  seconds = _turns(programs, rounds)
   rows = []
   scale = np.abs(logits[OURS]).max()
   for name, taken in seconds.items():

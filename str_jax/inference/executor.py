@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from str_jax.inference import native, reading
+from str_jax.inference import native, reading, timing
 from str_jax.inference.network import (
   DENSE,
   IMAGES,
@@ -28,8 +27,6 @@ Shape = tuple[int, int, int, int]
 Backend = Xla | Planar
 MODES = ('auto', 'dense', 'sparse')
 BACKENDS = ('auto', 'native', 'xla')
-_ROUNDS = 5  # of timing; the least disturbed counts
-_CALLS = 3  # of a round
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +69,7 @@ class Executor:
     images: Shape,
     backend: Backend,
     together: int,
-    choice: dict[str, Timing],
+    choice: dict[str, timing.Timing],
     note: str = '',
   ) -> None:
     self.images = images
@@ -125,14 +122,6 @@ class Executor:
     return self._run(self._arrays, images)
 
 
-@dataclasses.dataclass(frozen=True)
-class Timing:
-  """The kernel of a layer, and the seconds of those that were timed."""
-
-  kernel: Kernel
-  seconds: dict[Kernel, float]
-
-
 def build(
   model: Any,
   variables: Any,
@@ -149,7 +138,8 @@ def build(
   sparse ones; without, in plain JAX, 1x1 convolutions alone.
 
   Args:
-    model: a ConvNet, ResNet or MobileNetV1 of :mod:`str_jax.models`.
+    model: a ConvNet, ResNet or MobileNetV1 of :mod:`str_jax.models`; for any
+      other there is :func:`build_function`.
     variables: its variables, with the thresholds of its method.
     images: shape of what it will be called with, (batch, height, width,
       channels).
@@ -177,14 +167,7 @@ def build(
   >>> bool(jnp.allclose(fast(images), logits, atol=1e-5))
   True
   """
-  for name, value, known in (
-    ('mode', mode, MODES),
-    ('backend', backend, BACKENDS),
-  ):
-    if value not in known:
-      raise ValueError(
-        f'{name} must be one of {", ".join(known)}, got {value!r}.'
-      )
+  check_choice(mode, backend)
   shape = tuple(int(n) for n in images)
   if len(shape) != 4 or min(shape) < 1:
     raise ValueError(
@@ -193,6 +176,26 @@ def build(
     )
   network = reading.network(model, variables)
   return of_network(network, shape, mode=mode, backend=backend)
+
+
+def check_choice(mode: str, backend: str) -> None:
+  """Refuses what is no mode or no backend.
+
+  Args:
+    mode: one of `MODES`.
+    backend: one of `BACKENDS`.
+
+  Raises:
+    ValueError: one of them is not.
+  """
+  for name, value, known in (
+    ('mode', mode, MODES),
+    ('backend', backend, BACKENDS),
+  ):
+    if value not in known:
+      raise ValueError(
+        f'{name} must be one of {", ".join(known)}, got {value!r}.'
+      )
 
 
 def of_network(
@@ -250,13 +253,13 @@ def _fastest(made: list[Executor]) -> Executor:
   if len(made) == 1:
     return made[0]
   images = jnp.zeros(made[0].images)
-  seconds = _time(
+  seconds = timing.seconds(
     {i: functools.partial(run, images) for i, run in enumerate(made)}
   )
   return made[min(seconds, key=seconds.__getitem__)]
 
 
-def _choose(backend: Backend, node: Node, mode: str) -> Timing:
+def _choose(backend: Backend, node: Node, mode: str) -> timing.Timing:
   """The fastest kernel of those that the mode allows."""
   known = backend.kernels(node)
   asked = [
@@ -265,9 +268,11 @@ def _choose(backend: Backend, node: Node, mode: str) -> Timing:
     if mode == 'auto' or kernel.sparse == (mode == 'sparse')
   ] or [known[0]]
   if len(asked) == 1:
-    return Timing(asked[0], {})
-  seconds = _time({kernel: _call(backend, node, kernel) for kernel in asked})
-  return Timing(min(seconds, key=seconds.__getitem__), seconds)
+    return timing.Timing(asked[0], {})
+  seconds = timing.seconds(
+    {kernel: _call(backend, node, kernel) for kernel in asked}
+  )
+  return timing.Timing(min(seconds, key=seconds.__getitem__), seconds)
 
 
 def _call(
@@ -290,20 +295,3 @@ def _call(
     return made[node.name]
 
   return lambda: run(weights, examples)
-
-
-def _time(
-  functions: Mapping[Any, Callable[[], jax.Array]],
-) -> dict[Any, float]:
-  """Seconds of a call of each, taken in turns."""
-  best: dict[Any, float] = {}
-  for function in functions.values():
-    function().block_until_ready()
-  for _ in range(_ROUNDS):
-    for name, function in functions.items():
-      start = time.perf_counter()
-      for _ in range(_CALLS):
-        function().block_until_ready()  # else several may run at once
-      seconds = (time.perf_counter() - start) / _CALLS
-      best[name] = min(seconds, best.get(name, seconds))
-  return best

@@ -79,8 +79,10 @@ def gaps(network: Network) -> dict[str, int]:
   for node in network:
     reach = 1
     if isinstance(node, Conv) and not node.depthwise:
-      reach = -(-(node.kernel.shape[0] // 2) // node.stride)
-    found[node.name] = max(1, reach)
+      reach = max(1, -(-(node.kernel.shape[0] // 2) // node.stride))
+      if node.stride == 1:  # reads its source as it lies
+        reach = found[node.source] = max(reach, found[node.source])
+    found[node.name] = reach
   return found
 
 

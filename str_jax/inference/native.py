@@ -19,7 +19,10 @@ import threading
 import jax
 
 SOURCES = pathlib.Path(__file__).with_name('kernels')
-FUNCTIONS = ('Product', 'Phases', 'Depthwise', 'MaxPool', 'Mean', 'Enter')
+FUNCTIONS = (
+  *('Product', 'Phases', 'Depthwise', 'MaxPool', 'Mean'),
+  *('Enter', 'Leave'),
+)
 _COMPILERS = ('c++', 'g++', 'clang++')
 _SECONDS = 300  # for a compiler
 _LOCK = threading.Lock()

@@ -82,14 +82,18 @@ class Kernel:
     fused: whether it computes the depthwise convolution before it, too.
     blocked: whether it goes over the input channels in blocks that fit the
       first cache.
+    csr: whether it is jaxlib's, of compressed sparse rows.
   """
 
   sparse: bool = False
   vectors: int = 8
   fused: bool = False
   blocked: bool = False
+  csr: bool = False
 
   def __str__(self) -> str:
+    if self.csr:
+      return 'CSR'
     name = 'sparse' if self.sparse else 'dense'
     if self.vectors != Kernel.vectors:
       name += f' x{self.vectors}'
@@ -99,6 +103,7 @@ class Kernel:
 
 
 DENSE, SPARSE = Kernel(), Kernel(sparse=True)
+CSR = Kernel(sparse=True, csr=True)
 Node = Conv | MaxPool | Classifier
 Network = tuple[Node, ...]
 

@@ -37,17 +37,33 @@ def onnx_runtime(network: Network, images: np.ndarray, threads: int) -> Call:
   Raises:
     ImportError: onnx or onnxruntime is not installed.
   """
+  nchw = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+  return onnx_session(_onnx(network).SerializeToString(), nchw, threads)
+
+
+def onnx_session(data: bytes, images: np.ndarray, threads: int) -> Call:
+  """An ONNX model of one input and one output, run as by `onnx_runtime`.
+
+  Args:
+    data: the model, as in a file.
+    images: its input.
+    threads: that it may use.
+
+  Returns:
+    A function that computes the output.
+
+  Raises:
+    ImportError: onnxruntime is not installed.
+  """
   import onnxruntime
 
   options = onnxruntime.SessionOptions()
   options.intra_op_num_threads = threads
   options.inter_op_num_threads = 1
   session = onnxruntime.InferenceSession(
-    _onnx(network).SerializeToString(),
-    options,
-    providers=['CPUExecutionProvider'],
+    data, options, providers=['CPUExecutionProvider']
   )
-  feed = {IMAGES: np.ascontiguousarray(images.transpose(0, 3, 1, 2))}
+  feed = {session.get_inputs()[0].name: images}
   return lambda: session.run(None, feed)[0]
 
 

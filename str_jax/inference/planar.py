@@ -66,16 +66,16 @@ class Planar:
         f'images of shape {images} make a tensor of {largest:,} numbers, more '
         "than the kernels' offsets can count: take smaller images."
       )
-    last = network[-1]
-    assert isinstance(last, Classifier)
+    self._last = last = network[-1]
     self._before = _depthwise_before(network)
     self._entered = ''  # the layer for which images come as phases
     first = network[0]
     if isinstance(first, Conv) and first.stride == 2 and len(first.kernel) > 1:
       self._layouts[networks.IMAGES] = self._inner(first)
       self._entered = first.name
-    self._means = Layout(last.kernel.shape[0], 1, self._batch, gap=0)
-    self._logits = Layout(last.kernel.shape[1], 1, self._batch, gap=0)
+    if isinstance(last, Classifier):
+      self._means = Layout(last.kernel.shape[0], 1, self._batch, gap=0)
+      self._logits = Layout(last.kernel.shape[1], 1, self._batch, gap=0)
 
   def kernels(self, node: Node) -> tuple[Kernel, ...]:
     """The kernels that can compute a layer, the dense one first."""
@@ -165,11 +165,18 @@ class Planar:
     phases = np.int64(layout.channels // images.shape[3])
     return _ffi('Enter', (images,), None, layout, phases=phases)
 
-  def leave(self, logits: jax.Array) -> jax.Array:
-    """The classifier's output as (batch, classes)."""
+  def leave(self, output: jax.Array) -> jax.Array:
+    """The last layer's output: (batch, classes), or images as they come."""
+    if not isinstance(self._last, Classifier):
+      result = self._layouts[self._last.name]
+      shape = (self._batch, result.height, result.width, result.channels)
+      call = jax.ffi.ffi_call(
+        native.target('Leave'), jax.ShapeDtypeStruct(shape, jnp.float32)
+      )
+      return call(output, input=result.numbers())
     result = self._logits
     end = LANES + result.channels * result.plane
-    planes = logits[0, LANES:end].reshape(result.channels, result.plane)
+    planes = output[0, LANES:end].reshape(result.channels, result.plane)
     return planes[:, : self._batch].T
 
   def example(self, name: str) -> jax.Array:

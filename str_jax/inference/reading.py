@@ -46,13 +46,13 @@ def network(model: Any, variables: Any) -> Network:
   >>> [(layer.name, layer.kernel.shape) for layer in layers]
   [('stem', (3, 3, 1, 4)), ('conv1', (3, 3, 4, 8)), ('classifier', (8, 10))]
   """
-  layers = next((f for c, f in _LAYERS.items() if isinstance(model, c)), None)
+  layers = _layers(model)
   if layers is None:
     names = ', '.join(known.__name__ for known in _LAYERS)
     raise ValueError(
-      f'inference knows the models {names} of str_jax.models, got a '
-      f'{type(model).__name__} of the module {type(model).__module__}: export '
-      'it by str_jax.interop.onnx.write, or call model.apply.'
+      f'a whole network can be a {names} of str_jax.models, got a '
+      f'{type(model).__name__} of the module {type(model).__module__}: for any '
+      'other model there is str_jax.inference.build_function.'
     )
   try:
     return tuple(layers(model, _Reader(model, variables)))
@@ -61,6 +61,22 @@ def network(model: Any, variables: Any) -> Network:
       f'the variables must be those of the {type(model).__name__}, but they '
       f'have no {error.args[0]}: pass what its own init or training gave.'
     ) from error
+
+
+def knows(model: Any) -> bool:
+  """Whether :func:`network` can read a model.
+
+  Args:
+    model: any.
+
+  Returns:
+    True for a ConvNet, a ResNet or a MobileNetV1.
+  """
+  return _layers(model) is not None
+
+
+def _layers(model: Any) -> Callable[[Any, _Reader], Iterator[Node]] | None:
+  return next((f for c, f in _LAYERS.items() if isinstance(model, c)), None)
 
 
 class _Reader:

@@ -12,8 +12,8 @@ from jax.experimental import sparse
 
 from str_jax.inference import network as networks
 from str_jax.inference.network import (
+  CSR,
   DENSE,
-  SPARSE,
   Classifier,
   Conv,
   Kernel,
@@ -48,7 +48,7 @@ class Xla:
     if isinstance(node, MaxPool):
       return ()
     windowed = isinstance(node, Conv) and node.kernel.shape[:2] != (1, 1)
-    return (DENSE,) if windowed else (DENSE, SPARSE)
+    return (DENSE,) if windowed else (DENSE, CSR)
 
   def arrays(self, node: Node, kernel: Kernel) -> Any:
     """The weights of a layer as one of its kernels wants them."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pathlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -53,11 +55,12 @@ def write(
   logging.getLogger('jax2onnx').setLevel(logging.ERROR)
   jax2onnx, onnxruntime = _packages()
   kwargs = call_arguments(model, kwargs)
-  if isinstance(model, ImageClassifier):
-    model = model.clone(max_pool=_max_pool)
+  if isinstance(model, ImageClassifier):  # whose pool may be a faster one
+    model = model.clone(max_pool=lambda *args, **kw: nn.max_pool(*args, **kw))
 
   def logits(images: jax.Array) -> jax.Array:
-    return model.apply(variables, images, **kwargs)
+    with _padding_apart():
+      return model.apply(variables, images, **kwargs)
 
   # What is wrong with the call is not jax2onnx's doing.
   jax.eval_shape(logits, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
@@ -108,17 +111,27 @@ def _packages() -> tuple[Any, Any]:
   return jax2onnx, onnxruntime
 
 
-def _max_pool(
-  x: jax.Array,
-  window_shape: tuple[int, ...],
-  strides: tuple[int, ...],
-  padding: Any,
-) -> jax.Array:
-  """Flax's, with the padding apart: jax2onnx knows no other."""
-  if not isinstance(padding, str):
-    borders = ((0, 0), *padding, (0, 0))
-    x = jnp.pad(x, borders, constant_values=-jnp.inf)
-    padding = 'VALID'
-  return nn.max_pool(
-    x, window_shape=window_shape, strides=strides, padding=padding
-  )
+@contextlib.contextmanager
+def _padding_apart() -> Iterator[None]:
+  """Flax's max-pool pads before it: jax2onnx leaves out borders in numbers."""
+  max_pool = nn.max_pool  # by now jax2onnx's
+
+  def padded(
+    inputs: jax.Array,
+    window_shape: Sequence[int],
+    strides: Sequence[int] | None = None,
+    padding: Any = 'VALID',
+  ) -> jax.Array:
+    if not isinstance(padding, str):
+      borders = ((0, 0), *padding, (0, 0))
+      inputs = jnp.pad(inputs, borders, constant_values=-jnp.inf)
+      padding = 'VALID'
+    return max_pool(
+      inputs, window_shape=window_shape, strides=strides, padding=padding
+    )
+
+  nn.max_pool = padded
+  try:
+    yield
+  finally:
+    nn.max_pool = max_pool

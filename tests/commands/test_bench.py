@@ -70,12 +70,16 @@ def test_mistakes_are_one_sentence(arguments, sentence, bench, capsys):
   assert re.search(sentence, error) and 'Traceback' not in error
 
 
-def test_a_model_that_inference_does_not_know(bench, capsys):
+@pytest.mark.parametrize('arch', ['vit_micro', 'fastgrnn'])
+def test_any_other_model_layer_by_layer(bench, arch, capsys):
+  printed = bench(arch, '--batch=1', '--image_shape=8,8,1')
+  assert re.search(r'^ +str_jax +[\d.]+ +1\.00 ', printed, re.M)
+  assert re.search(r'^ +XLA, dense +[\d.]+ +[\d.]+ ', printed, re.M)
+  assert re.search(r'1 at a time: \d+ of \d+ layers by sparse ker', printed)
+  assert 'NO VERDICT' not in printed
   with pytest.raises(SystemExit):
-    bench('fastgrnn', '--image_shape=8,8,1')
-  assert 'MobileNetV1 of str_jax.models, got a FastGRNN' in (
-    capsys.readouterr().err
-  )
+    bench(arch, '--image_shape=8,8,5')
+  assert 'give their own by --image_shape' in capsys.readouterr().err
 
 
 def test_threads_are_cpus(bench):

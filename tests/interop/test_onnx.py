@@ -89,6 +89,8 @@ class Foreign(nn.Module):
   def __call__(self, x, deterministic=None):
     x = nn.relu(nn.Conv(4, (3, 3))(x))
     x = nn.max_pool(x, window_shape=(self.max_pool,) * 2, strides=(2, 2))
+    # All below 0, so that a border of zeros would be seen.
+    x = nn.max_pool(x - 5, (3, 3), (2, 2), ((1, 1), (1, 0)))
     x = nn.Dropout(0.5)(x.reshape(x.shape[0], -1), deterministic)
     return nn.Dense(5)(x)
 
@@ -120,9 +122,12 @@ def test_a_missing_package(resnet, package, tmp_path, monkeypatch):
     onnx.write(tmp_path / 'model.onnx', *resnet, SHAPE)
 
 
-def test_the_pool_is_flaxs():
+@pytest.mark.parametrize('padding', ['SAME', 'VALID', ((1, 1), (1, 2))])
+def test_the_pool_is_flaxs(padding):
   images = -np.random.default_rng(0).uniform(1, 2, (1, 7, 6, 2)).astype('f')
-  settings = ((3, 3), (2, 2), ((1, 1), (1, 1)))
-  np.testing.assert_array_equal(
-    onnx._max_pool(images, *settings), onnx.nn.max_pool(images, *settings)
-  )
+  settings = ((3, 3), (2, 2), padding)
+  expected, flaxs = nn.max_pool(images, *settings), nn.max_pool
+  with onnx._padding_apart():
+    ours = nn.max_pool(images, *settings)
+  np.testing.assert_array_equal(ours, expected)
+  assert nn.max_pool is flaxs

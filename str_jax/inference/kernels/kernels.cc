@@ -1,5 +1,6 @@
 // The functions that XLA calls, by their names; what they do is in the headers.
 
+#include "images.h"
 #include "product.h"
 #include "window.h"
 
@@ -67,5 +68,11 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(StrJaxEnter, EnterOf,
                                   .Ret<Floats>()
                                   .Attr<Numbers>("output")
                                   .Attr<int64_t>("phases"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(StrJaxLeave, LeaveOf,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Floats>()
+                                  .Ret<Floats>()
+                                  .Attr<Numbers>("input"));
 
 }  // namespace str_jax

@@ -203,54 +203,6 @@ inline ffi::Error MeanOf(Floats x, Result y, Numbers input, Numbers output) {
   return ffi::Error::Success();
 }
 
-// A row of an image (width, channels) to the planes of its channels, or to
-// those of every second value.
-inline void EnterRow(const float* pixels, int64_t y, int64_t width,
-                     int64_t channels, int64_t phases, const Layout& out,
-                     float* planes) {
-  const int64_t step = phases == 4 ? 2 : 1;
-  for (int64_t c = 0; c < channels; ++c)
-    for (int64_t x = 0; x < step; ++x) {
-      const int64_t plane = c * phases + y % step * 2 + x;
-      float* to = planes + plane * out.plane() + out.begin() +
-                  y / step * out.row();
-      const float* from = pixels + x * channels + c;
-      const int64_t count = (width - x + step - 1) / step;
-      for (int64_t j = 0; j < count; ++j) to[j] = from[j * step * channels];
-      Zero(to + count, out.row() - count);
-    }
-}
-
-// Images (batch, height, width, channels) as a tensor, or as its phases.
-inline ffi::Error EnterOf(ffi::ThreadPool pool, Floats x, Result y,
-                          Numbers output, int64_t phases) {
-  const Layout out = LayoutOf(output);
-  const auto sizes = x.dimensions();
-  if (sizes.size() != 4 || sizes[3] * phases != out.channels ||
-      y->dimensions()[0] != sizes[0] || y->dimensions()[1] != out.image())
-    return Unfit();
-  const int64_t height = sizes[1], width = sizes[2], channels = sizes[3];
-  const int64_t step = phases == 4 ? 2 : 1;
-  if ((height + step - 1) / step != out.height ||
-      (width + step - 1) / step != out.width)
-    return Unfit();
-  constexpr int64_t kParts = 8;  // of an image
-  Parallel(pool, sizes[0] * kParts, [&](int64_t task) {
-    const int64_t image = task / kParts, part = task % kParts;
-    float* planes = y->typed_data() + out.at(image, 0);
-    const int64_t end = out.height * step * (part + 1) / kParts;
-    for (int64_t row = out.height * step * part / kParts; row < end; ++row) {
-      const float* pixels = x.typed_data() + (image * height + row) * width * channels;
-      EnterRow(pixels, row, row < height ? width : 0, channels, phases, out, planes);
-    }
-    if (part > 0) return;
-    for (int64_t plane = 0; plane < out.channels; ++plane)
-      ZeroAround(out, planes + plane * out.plane());
-    ZeroEnds(out, image, y->typed_data());
-  });
-  return ffi::Error::Success();
-}
-
 }  // namespace str_jax
 
 #endif  // STR_JAX_WINDOW_H_

@@ -1,0 +1,331 @@
+"""Any function by sparse kernels, against the function itself."""
+
+import shutil
+
+import equinox as eqx
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import str_jax
+from str_jax import inference
+from str_jax.inference import functions, layout, native, planar
+from str_jax.inference.network import DENSE
+
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape, density=1.0):
+  values = RNG.normal(size=shape) * (RNG.random(shape) < density)
+  return jnp.asarray(values, jnp.float32)
+
+
+def lively(tree, density=0.3):
+  """The same tree with other numbers, its matrices full of zeros."""
+  return jax.tree.map(
+    lambda x: (
+      normal(*x.shape, density=density if x.ndim > 1 else 1.0) * 0.3
+      if jnp.issubdtype(x.dtype, jnp.floating)
+      else x
+    ),
+    tree,
+  )
+
+
+@pytest.fixture(scope='module', autouse=True)
+def kernels():
+  """The C++ kernels, which every machine with a compiler has."""
+  if not any(map(shutil.which, native._COMPILERS)):
+    pytest.skip('there is no C++ compiler')
+  native.register()
+
+
+@pytest.fixture(autouse=True)
+def untimed(monkeypatch):
+  """The last one is taken for the fastest: a C++ kernel where there is one."""
+
+  def seconds(calls):
+    for call in calls.values():
+      jax.block_until_ready(call())
+    return {key: 1.0 / (1 + i) for i, key in enumerate(calls)}
+
+  monkeypatch.setattr(functions, 'seconds', seconds)
+
+
+def check(function, weights, *inputs, backend='native', least=1, atol=2e-5):
+  fast = inference.build_function(
+    function, weights, *inputs, mode='sparse', backend=backend
+  )
+  others = jax.tree.map(
+    lambda x: (
+      normal(*x.shape) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.flip(x)
+    ),
+    inputs,
+  )
+  for given in (inputs, others):
+    out = fast(*given)
+    expected = jax.jit(function)(weights, *given)
+    assert jax.tree.structure(out) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(out), jax.tree.leaves(expected)):
+      assert a.shape == b.shape and a.dtype == b.dtype
+      np.testing.assert_allclose(a, b, atol=atol)
+  taken = [layer for layer in fast.layers if layer.kernel.sparse]
+  assert len(taken) >= least, fast.layers
+  if backend == 'native':
+    assert not any(layer.kernel.csr for layer in taken)
+  return fast
+
+
+DOTS = {
+  'rows times a matrix': ('bi,ij->bj', (3, 20), (20, 17)),
+  'a vector': ('i,ij->j', (20,), (20, 17)),
+  'a matrix times columns': ('ib,ji->jb', (20, 5), (17, 20)),
+  'a matrix times a vector': ('i,ji->j', (20,), (17, 20)),
+  'heads': ('btd,dhk->bthk', (2, 9, 20), (20, 3, 7)),
+  'heads back': ('bthk,hkd->btd', (2, 9, 3, 7), (3, 7, 20)),
+  'axes in another order': ('bkht,hkd->btd', (2, 7, 3, 9), (3, 7, 20)),
+  'many rows': ('bi,ij->bj', (300, 40), (40, 33)),
+}
+
+
+@pytest.mark.parametrize('backend', ['native', 'xla'])
+@pytest.mark.parametrize('name', DOTS)
+def test_products_with_a_matrix(name, backend):
+  spec, x, w = DOTS[name]
+  weights = {'w': normal(*w, density=0.2), 'b': normal(1)}
+
+  def function(weights, x):
+    return jnp.einsum(spec, x, weights['w']) + weights['b'].reshape(()), x.sum()
+
+  fast = check(function, weights, normal(*x), backend=backend)
+  (layer,) = fast.layers
+  assert (layer.name, layer.weights) == ('w', np.prod(w))
+  assert layer.nonzero == np.count_nonzero(weights['w'])
+  assert layer.kernel.csr == (backend == 'xla')
+
+
+CONVOLUTIONS = {  # window, strides, padding, size
+  'same': ((3, 3), 1, 'SAME', (7, 9)),
+  'valid': ((3, 3), 1, 'VALID', (7, 9)),
+  'strides, even': ((3, 3), 2, 'SAME', (8, 10)),
+  'strides, odd': ((3, 3), 2, 'SAME', (9, 7)),
+  'strides, valid': ((3, 3), 2, 'VALID', (8, 9)),
+  'pixels': ((1, 1), 1, 'SAME', (5, 6)),
+  'every second pixel': ((1, 1), 2, 'SAME', (5, 6)),
+  'a stem': ((7, 7), 2, [(3, 3), (3, 3)], (15, 20)),
+  'large': ((5, 5), 1, 'SAME', (9, 8)),
+  'even': ((2, 2), 1, 'SAME', (7, 9)),
+  'even, strides': ((4, 4), 2, [(1, 1), (1, 1)], (8, 12)),
+  'a row': ((1, 5), 1, 'SAME', (7, 9)),
+  'a column, strides': ((5, 1), 2, 'VALID', (17, 9)),
+  'much padding': ((3, 3), 1, [(4, 0), (1, 6)], (7, 9)),
+  'much padding, strides': ((3, 3), 2, [(4, 1), (3, 2)], (7, 9)),
+  'left out': ((3, 3), 1, [(-1, 0), (-2, -1)], (7, 9)),
+  'left out, strides': ((3, 3), 2, [(-2, -1), (-1, 1)], (9, 8)),
+}
+
+
+@pytest.mark.parametrize('name', CONVOLUTIONS)
+@pytest.mark.parametrize('numbers', ['NHWC HWIO NHWC', 'NCHW OIHW NHWC'])
+def test_convolutions(name, numbers):
+  window, stride, padding, size = CONVOLUTIONS[name]
+  numbers = tuple(numbers.split())
+  shapes = {'N': 2, 'H': size[0], 'W': size[1], 'C': 5}
+  x = normal(*(shapes[axis] for axis in numbers[0]))
+  shapes = {'H': window[0], 'W': window[1], 'I': 5, 'O': 18}
+  w = normal(*(shapes[axis] for axis in numbers[1]), density=0.2)
+
+  def function(w, x):
+    return jax.lax.conv_general_dilated(
+      x, w, (stride, stride), padding, dimension_numbers=numbers
+    )
+
+  check(function, w, x)
+
+
+def test_each_kernel_gives_the_same(monkeypatch):
+  monkeypatch.setattr(layout, 'CACHE', 1 << 10)  # so that there are blocks
+  x, w = normal(2, 9, 11, 20), normal(3, 3, 20, 18, density=0.2)
+
+  def function(w, x):
+    return jax.lax.conv_general_dilated(
+      x, w, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+
+  used = set()
+  for wanted in planar._SPARSE:
+
+    def seconds(calls, wanted=wanted):
+      return {key: float(key != wanted) for key in calls}
+
+    monkeypatch.setattr(functions, 'seconds', seconds)
+    (layer,) = check(function, w, x).layers
+    used.add(layer.kernel)
+  assert used == {*planar._SPARSE}
+
+
+@pytest.mark.parametrize('channels', [1, 15, 16, 17, 50])
+@pytest.mark.parametrize('pixels', [1, 5, 16, 35])
+def test_images_become_planes_and_come_back(channels, pixels):
+  w = jnp.eye(channels)
+  check(lambda w, x: x @ w, w, normal(pixels, channels), least=channels > 2)
+
+
+METHOD = str_jax.methods.create('st3', sparsity=0.8, end_step=1)
+MODELS = {
+  'vit_micro': ((2, 16, 16, 3), 20),
+  'vgg11': ((1, 32, 32, 3), 6),
+  'wrn_34_2': ((1, 9, 9, 3), 25),
+  'resnet20': ((2, 9, 9, 3), 15),
+}
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_our_models_with_their_thresholds(name):
+  shape, least = MODELS[name]
+  model = str_jax.models.create(name, num_classes=10, method=METHOD)
+  x = normal(*shape)
+  variables = jax.jit(model.init)(jax.random.key(0), x)
+  variables = str_jax.update_thresholds(METHOD, variables, step=1)
+
+  def function(variables, x):
+    return model.apply(variables, x, train=False)
+
+  fast = check(function, variables, x, least=least)
+  report = str_jax.report.sparsity_report(METHOD, variables)
+  rows = {row.name: row for row in report.rows}
+  for layer in fast.layers:
+    row = rows[layer.name]
+    assert (layer.weights, layer.nonzero) == (row.weights, row.nonzero)
+
+
+class Net(nnx.Module):
+  def __init__(self, rngs):
+    self.conv = nnx.Conv(3, 8, (3, 3), strides=2, rngs=rngs)
+    self.norm = nnx.BatchNorm(8, rngs=rngs, use_running_average=True)
+    self.attention = nnx.MultiHeadAttention(2, 8, decode=False, rngs=rngs)
+    self.head = nnx.Linear(8, 5, rngs=rngs)
+
+  def __call__(self, x):
+    x = nnx.relu(self.norm(self.conv(x))).reshape(x.shape[0], -1, 8)
+    return self.head((x + self.attention(x)).mean(axis=1))
+
+
+def test_nnx():
+  sparse = str_jax.nnx.Sparse(Net(nnx.Rngs(0)), METHOD)
+  str_jax.nnx.update_thresholds(sparse, 1)
+  graphdef, params, rest = nnx.split(str_jax.nnx.freeze(sparse), nnx.Param, ...)
+  fast = check(
+    lambda params, x: nnx.merge(graphdef, params, rest, copy=True)(x),
+    params,
+    normal(2, 8, 8, 3),
+    least=5,
+  )
+  assert fast.layers[0].name == 'conv'
+
+
+class Reader(eqx.Module):
+  """Words that attend to an image; the embedding is the classifier, too."""
+
+  stem: eqx.nn.Conv2d
+  embedding: eqx.nn.Embedding
+  attention: eqx.nn.MultiheadAttention
+
+  def __init__(self, key):
+    self.stem = eqx.nn.Conv2d(3, 8, 3, padding=1, key=key)
+    self.embedding = eqx.nn.Embedding(20, 8, key=key)
+    self.attention = eqx.nn.MultiheadAttention(2, 8, key=key)
+
+  def __call__(self, image, words):
+    image = jax.nn.relu(self.stem(image)).reshape(8, -1).T
+    words = jax.vmap(self.embedding)(words)
+    return self.attention(words, image, image) @ self.embedding.weight.T
+
+
+def test_equinox():
+  net = Reader(jax.random.key(0))
+  arrays, rest = eqx.partition(net, eqx.is_inexact_array)
+  arrays = lively(arrays)
+  fast = check(
+    lambda arrays, *x: eqx.combine(arrays, rest)(*x),
+    arrays,
+    normal(3, 5, 6),
+    jnp.arange(7),
+    least=6,
+  )
+  names = [layer.name for layer in fast.layers]
+  assert names[0] == 'stem/weight' and names[-1] == 'embedding/weight'
+
+
+def test_what_is_inside_of_loops_stays_as_it_is():
+  cell = nn.RNN(nn.SimpleCell(8))
+  x = normal(2, 5, 4)
+  params = lively(cell.init(jax.random.key(0), x)['params'])
+
+  def function(params, x):
+    return cell.apply({'params': params}, x) @ params['head']
+
+  params['head'] = normal(8, 20, density=0.1)
+  fast = check(function, params, x)
+  assert [layer.name for layer in fast.layers] == ['head']
+
+
+def test_what_is_dense_stays_as_it_is():
+  weights = {'a': normal(8, 9, density=0.9), 'b': normal(9, 3, density=0.2)}
+  function = lambda w, x: jnp.tanh(x @ w['a']) @ w['b']
+  x = normal(4, 8)
+  fast = check(function, weights, x)
+  assert [layer.name for layer in fast.layers] == ['b']
+  dense = inference.build_function(function, weights, x, mode='dense')
+  assert [layer.kernel for layer in dense.layers] == [DENSE]
+  np.testing.assert_allclose(dense(x), function(weights, x), atol=1e-6)
+
+
+@pytest.mark.parametrize('fastest', ['sparse', 'dense'])
+def test_the_whole_is_timed_too(fastest, monkeypatch):
+  seconds = functions.seconds
+
+  def timed(calls):
+    seconds(calls)
+    whole = 'dense' in calls
+    return {k: float(k != fastest) for k in calls} if whole else seconds(calls)
+
+  monkeypatch.setattr(functions, 'seconds', timed)
+  w, x = normal(8, 9, density=0.2), normal(4, 8)
+  fast = inference.build_function(lambda w, x: x @ w, w, x)
+  assert fast.seconds == {'sparse': float(fastest != 'sparse')} | {
+    'dense': float(fastest != 'dense')
+  }
+  (layer,) = fast.layers
+  assert layer.kernel.sparse == (fastest == 'sparse')
+  assert ('the whole is faster dense' in fast.note) == (fastest == 'dense')
+  np.testing.assert_allclose(fast(x), x @ w, atol=1e-5)
+
+
+def test_without_a_compiler_there_are_plain_jax_s_products(monkeypatch):
+  def missing():
+    raise native.Missing('no compiler here')
+
+  monkeypatch.setattr(native, 'register', missing)
+  w, x = normal(8, 9, density=0.2), normal(4, 8)
+  fast = inference.build_function(lambda w, x: x @ w, w, x, mode='sparse')
+  assert fast.note == 'no compiler here' and fast.layers[0].kernel.csr
+  with pytest.raises(inference.Missing, match='no compiler here'):
+    inference.build_function(lambda w, x: x @ w, w, x, backend='native')
+
+
+def test_what_is_refused():
+  w, x = normal(8, 9, density=0.2), normal(4, 8)
+  function = lambda w, x: x @ w
+  with pytest.raises(ValueError, match="one of auto, dense, sparse, got 'x'"):
+    inference.build_function(function, w, x, mode='x')
+  fast = inference.build_function(function, w, x, mode='dense')
+  with pytest.raises(
+    ValueError, match=r'built for .*\(4, 8\).* got .*\(5, 8\)'
+  ):
+    fast(normal(5, 8))
+  with pytest.raises(ValueError, match='weights should be arrays alone.*float'):
+    inference.build_function(lambda w, x: x @ w['w'], {'w': w, 'rate': 0.5}, x)
