@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -33,6 +33,9 @@ class _Way:
 
   call: Call
   arrays: Any
+
+
+Ways = dict[Kernel, Callable[[], _Way]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -170,6 +173,11 @@ def build_function(
         raise
       note = str(error)
   chosen = _choices(program, mode, name == Planar.name)
+  if not chosen:
+    note = (
+      'no product of the input with a weight, in float32 and not in a loop, '
+      f'has {1 - _MOST:.0%} zeros'
+    )
   sparse = SparseFunction(program, inputs, chosen, name, note)
   if mode != 'auto' or all(one.timing.kernel == DENSE for one in chosen):
     return sparse
@@ -200,63 +208,58 @@ def _choices(program: Program, mode: str, with_native: bool) -> list[_Chosen]:
     found = product(step)
     if found is None or found.density > _MOST:
       continue
-    ways = dict(_ways(found, mode, with_native))
+    ways = _ways(found, mode, with_native)
     alike = (found.conv.kernel.shape, found.images, found.conv.stride)
     key = (*alike, str(step.equation.params), round(found.density * _STEPS))
     if key not in known:
       known[key] = _fastest(found, ways)
     timing = known[key]
-    chosen.append(_Chosen(found, timing, ways[timing.kernel]))
+    chosen.append(_Chosen(found, timing, ways[timing.kernel]()))
   return chosen
 
 
-def _fastest(found: Product, ways: dict[Kernel, _Way]) -> Timing:
+def _fastest(found: Product, ways: Ways) -> Timing:
   if len(ways) == 1:
     return Timing(next(iter(ways)), {})
   x = jnp.zeros(found.input.aval.shape, found.input.aval.dtype)
+  made = {kernel: make() for kernel, make in ways.items()}
   taken = seconds(
     {
       kernel: functools.partial(jax.jit(way.call), way.arrays, x)
-      for kernel, way in ways.items()
+      for kernel, way in made.items()
     }
   )
   return Timing(min(taken, key=taken.__getitem__), taken)
 
 
-def _ways(
-  found: Product, mode: str, with_native: bool
-) -> Iterator[tuple[Kernel, _Way]]:
-  """The kernels that can compute a product, the dense one first."""
-  network, conv = (found.conv,), found.conv
-  sparse = []
-  if mode != 'dense':
-    backends: list[Xla | Planar] = [Xla(network, found.images)]
-    if with_native:
-      try:
-        backends.append(Planar(network, found.images))
-      except ValueError:  # a tensor larger than its offsets can count
-        pass
-    sparse = [
-      (
-        kernel,
-        _Way(_call(backend, found, kernel), backend.arrays(conv, kernel)),
-      )
-      for backend in backends
-      for kernel in backend.kernels(conv)
-      if kernel.sparse
-    ]
-  if mode != 'sparse' or not sparse:
-    yield DENSE, _Way(found.dense, found.weight)
-  yield from sparse
+def _ways(found: Product, mode: str, with_native: bool) -> Ways:
+  """What makes the ways to compute a product, by kernel."""
+  network = (found.conv,)
+  dense: Ways = {DENSE: lambda: _Way(found.dense, found.weight)}
+  if mode == 'dense':
+    return dense
+  backends: list[Xla | Planar] = [Xla(network, found.images)]
+  if with_native:
+    try:
+      backends.append(Planar(network, found.images))
+    except ValueError:  # a tensor larger than its offsets can count
+      pass
+  sparse: Ways = {
+    kernel: functools.partial(_way, backend, found, kernel)
+    for backend in backends
+    for kernel in backend.kernels(found.conv)
+    if kernel.sparse
+  }
+  return sparse if mode == 'sparse' and sparse else dense | sparse
 
 
-def _call(backend: Any, found: Product, kernel: Kernel) -> Call:
+def _way(backend: Xla | Planar, found: Product, kernel: Kernel) -> _Way:
   def call(arrays: Any, x: jax.Array) -> jax.Array:
     made = {IMAGES: backend.enter(found.enter(x))}
     y = backend.apply(found.conv, kernel, arrays, made)
     return found.leave(backend.leave(y))
 
-  return call
+  return _Way(call, backend.arrays(found.conv, kernel))
 
 
 def _shapes(inputs: Sequence[Any]) -> Any:

@@ -207,11 +207,12 @@ class Net(nnx.Module):
     self.conv = nnx.Conv(3, 8, (3, 3), strides=2, rngs=rngs)
     self.norm = nnx.BatchNorm(8, rngs=rngs, use_running_average=True)
     self.attention = nnx.MultiHeadAttention(2, 8, decode=False, rngs=rngs)
+    self.drop = nnx.Dropout(0.5, rngs=rngs)
     self.head = nnx.Linear(8, 5, rngs=rngs)
 
   def __call__(self, x):
     x = nnx.relu(self.norm(self.conv(x))).reshape(x.shape[0], -1, 8)
-    return self.head((x + self.attention(x)).mean(axis=1))
+    return self.head(self.drop((x + self.attention(x)).mean(axis=1)))
 
 
 def test_nnx():
@@ -271,6 +272,25 @@ def test_what_is_inside_of_loops_stays_as_it_is():
   params['head'] = normal(8, 20, density=0.1)
   fast = check(function, params, x)
   assert [layer.name for layer in fast.layers] == ['head']
+
+
+def test_shapes_will_do_for_inputs():
+  w, x = normal(8, 9, density=0.2), normal(4, 8)
+  shapes = jax.eval_shape(lambda: (x, {'add': x}))
+  fast = inference.build_function(
+    lambda w, x, more: x @ w + more['add'] @ w, w, *shapes
+  )
+  np.testing.assert_allclose(fast(x, {'add': x}), 2 * x @ w, atol=1e-5)
+
+
+def test_nothing_to_gain_is_said():
+  w, x = normal(8, 9, density=0.2), normal(4, 8)
+  wide = lambda w, x: (x.astype(jnp.bfloat16) @ w.astype(jnp.bfloat16)).sum()
+  fast = inference.build_function(wide, w, x)
+  assert not fast.layers and 'in float32 and not in a loop, has 40% z' in (
+    fast.note
+  )
+  np.testing.assert_allclose(fast(x), jax.jit(wide)(w, x), rtol=0.02)
 
 
 def test_what_is_dense_stays_as_it_is():
