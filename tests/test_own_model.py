@@ -99,6 +99,35 @@ def test_a_linen_block_with_flax_s_attention(
   assert 'params/attention/query/kernel' in page['metadata']['shapes']
 
 
+def test_masks(page):
+  run("Flax Linen, with Flax's own layers", page)
+  run('Masks', page)
+  masks = named_leaves(page['masks'])
+  assert {mask.dtype for mask in masks.values()} == {np.dtype(bool)}
+  picked = [
+    w for p, w in masks.items() if p[-1] == 'kernel' and 'head' not in p
+  ]
+  zeros = sum(int((~mask).sum()) for mask in picked)
+  assert zeros == int((sum(mask.size for mask in picked) - 1) * 0.8) + 1
+
+
+def test_a_network_for_the_trainer(page, monkeypatch):
+  run("Flax Linen, with Flax's own layers", page)
+  run('In the trainer', page)
+  row = (page['Plain'], {'features': 16})
+  monkeypatch.setitem(str_jax.models._MODELS, 'plain', row)
+  method = str_jax.methods.create('str', target=0.5)
+  model = str_jax.models.create(
+    'plain', num_classes=3, method=method, features=4, first_layer_dense=True
+  )
+  variables = model.init(jax.random.key(0), jnp.ones((1, 8, 8, 1)))
+  variables = str_jax.update_thresholds(method, variables, 1)
+  report = str_jax.report.sparsity_report(method, variables)
+  thresholds = {row.name: row.threshold is None for row in report.rows}
+  assert thresholds == {'conv1': False, 'classifier': False, 'stem': True}
+  assert report.nonzero == report.weights // 2
+
+
 def test_a_dataclass(page):
   run('A pytree of weights', page)
   assert {type(w) for w in page['plain'].values()} == {page['Weights']}

@@ -96,12 +96,11 @@ def load(
     FileNotFoundError: if the set is not on this disk.
     ValueError: if an argument does not fit the set.
 
-  Example:
-    >>> digits = load('digits')
-    >>> digits.image_shape, digits.num_classes
-    ((8, 8, 1), 10)
-    >>> {split: len(source) for split, source in digits.splits.items()}
-    {'train': 1197, 'validation': 240, 'test': 360}
+  >>> digits = load('digits')
+  >>> digits.image_shape, digits.num_classes
+  ((8, 8, 1), 10)
+  >>> {split: len(source) for split, source in digits.splits.items()}
+  {'train': 1197, 'validation': 240, 'test': 360}
   """
   if image_size is not None and image_size < 1:
     raise ValueError(f'image_size is at least 1, but is {image_size}')
