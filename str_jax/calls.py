@@ -26,7 +26,7 @@ def call_arguments(model: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
   if not isinstance(model, nn.Module):
     if isinstance(model, type):
       raise ValueError(
-        f'this needs an instance of a Linen model, but got the class '
+        f'this needs an instance of a model, but got the class '
         f'{model.__name__}: pass {model.__name__}(...).'
       )
     name = type(model).__name__

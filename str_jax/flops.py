@@ -188,7 +188,8 @@ def uses(counts: Mapping[str, int], weights: Any) -> dict[str, int]:
     A dict from the layer to its multiply-adds over its weights.
 
   Raises:
-    ValueError: a layer is not among the weights.
+    ValueError: a layer is not among the weights, or its weights are not all
+      used equally often.
 
   >>> import jax.numpy as jnp
   >>> uses({'conv': 576}, {'conv': {'kernel': jnp.ones((3, 3, 1, 4))}})
@@ -202,7 +203,14 @@ def uses(counts: Mapping[str, int], weights: Any) -> dict[str, int]:
       f'the multiply-adds are of {", ".join(missing)}, but the weights hold '
       'no such layer: pass those that were counted.'
     )
-  return {layer: n // sizes[layer] for layer, n in counts.items()}
+  uneven = [layer for layer, n in counts.items() if n % (sizes[layer] or 1)]
+  if uneven:
+    raise ValueError(
+      f'the weights of {", ".join(uneven)} should all be used equally often, '
+      'for a target of multiply-adds, but their multiply-adds are no multiple '
+      'of their number: leave out of the layer what is not used.'
+    )
+  return {layer: n // (sizes[layer] or 1) for layer, n in counts.items()}
 
 
 def _counts(
@@ -211,6 +219,11 @@ def _counts(
   dtype: Any,
   kwargs: dict[str, Any],
 ) -> Counts:
+  if not isinstance(input_shape, Sequence):
+    raise ValueError(
+      'input_shape should be the shape of one input, as (224, 224, 3), got '
+      f'{input_shape!r}.'
+    )
   x = jax.ShapeDtypeStruct((1, *input_shape), dtype)
   if isinstance(model, nnx.Module):
     return _of_nnx(model, x, kwargs)

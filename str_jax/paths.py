@@ -94,10 +94,11 @@ def array_leaves(tree: Any) -> dict[Path, Any]:
   leaves = named_leaves(tree)
   for path, leaf in leaves.items():
     if not hasattr(leaf, 'dtype'):
+      name = '/'.join(path) or 'the weight'
       raise ValueError(
         'weights should be arrays alone, for a function of them to be traced, '
-        f'but {"/".join(path)} is a {type(leaf).__name__}: set what is no '
-        'array apart, as equinox.partition does.'
+        f'but {name} is a {type(leaf).__name__}: set what is no array apart, '
+        'as equinox.partition does.'
       )
   return leaves
 

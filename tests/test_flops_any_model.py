@@ -195,6 +195,15 @@ def test_what_is_refused(reader):
       WORDS,
       where=PICKED,
     )
+  with pytest.raises(ValueError, match='class Linear: pass Linear'):
+    flops.count(nnx.Linear, (4,))
+  with pytest.raises(ValueError, match=r'as \(224, 224, 3\), got 4'):
+    flops.count(nn.Dense(3), 4)
+  half = flops.count_function(
+    lambda w, x: x @ w[:4], jnp.ones((8, 8)), jnp.ones(4), where='**'
+  )
+  with pytest.raises(ValueError, match='all be used equally often'):
+    flops.uses(half, jnp.ones((8, 8)))
   with pytest.raises(ValueError, match='of stem, but the weights hold no such'):
     flops.uses({'stem': 3}, arrays)
 

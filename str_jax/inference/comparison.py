@@ -58,7 +58,7 @@ class Comparison:
     rows: a program each, ours the first.
     backend: 'C++' or 'XLA', ours.
     layers: how we compute them.
-    note: why not by the C++ kernels; else ''.
+    note: why not by sparse kernels, or not by the C++ ones; else ''.
     missing: packages whose programs could not be measured.
   """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ import numpy as np
 
 from str_jax.inference import native
 from str_jax.inference.executor import Layer, check_choice
-from str_jax.inference.network import DENSE, IMAGES, Kernel
+from str_jax.inference.network import DENSE, IMAGES, Conv, Kernel
 from str_jax.inference.planar import Planar
 from str_jax.inference.products import Product, product
 from str_jax.inference.program import Program, trace
@@ -46,6 +46,11 @@ class _Chosen:
   timing: Timing
   way: _Way
 
+  @property
+  def slot(self) -> int:
+    """Of its result."""
+    return self.product.step.results[0].slot
+
 
 class SparseFunction:
   """A function whose weights are known; made by :func:`build_function`.
@@ -65,7 +70,8 @@ class SparseFunction:
   def __init__(
     self,
     program: Program,
-    inputs: Sequence[Any],
+    known: Mapping[int, jax.Array],
+    shapes: Any,
     chosen: Sequence[_Chosen],
     backend: str,
     note: str = '',
@@ -83,27 +89,22 @@ class SparseFunction:
     self.seconds: dict[str, float] = {}
     self.backend = backend
     self.note = note
-    self._shapes = _shapes(inputs)
-    ways = {
-      id(one.product.step): one.way
-      for one in chosen
-      if one.timing.kernel != DENSE
-    }
-    # Arguments: XLA would hold constants a second time, and compute with them.
-    self._arrays = {key: way.arrays for key, way in ways.items()}
-    self._known = {
-      id(value): value.value
-      for value in program.known(ways)
-      if value.value.size > _SMALL
-    }
+    self._shapes = shapes
+    taken = [one for one in chosen if one.timing.kernel != DENSE]
+    calls = {one.slot: one.way.call for one in taken}
+    self._arrays = {one.slot: one.way.arrays for one in taken}
+    reads = program.reads([one.product.step for one in taken])
+    # Small ones are constants to compute with; others XLA would hold twice.
+    small = {s: known[s] for s in reads if known[s].size <= _SMALL}
+    self._known = {s: known[s] for s in reads if s not in small}
 
     @jax.jit
     def run(known: Any, arrays: Any, inputs: Any) -> Any:
       replaced = {
-        key: functools.partial(way.call, arrays[key])
-        for key, way in ways.items()
+        slot: functools.partial(call, arrays[slot])
+        for slot, call in calls.items()
       }
-      return program.run(jax.tree.leaves(inputs), known, replaced)
+      return program.run(jax.tree.leaves(inputs), small | known, replaced)
 
     self._run = run
 
@@ -136,8 +137,9 @@ def build_function(
   Args:
     function: the forward pass, ``function(weights, *inputs)``, of arrays alone.
     weights: a pytree of arrays: parameters, or variables.
-    *inputs: pytrees of arrays, or of their shapes; what it is called with has
-      the same.
+    *inputs: pytrees of arrays, or of their shapes, which later inputs must
+      have; with mode='auto' the function is called on them a few times, on
+      zeros where only a shape is given.
     mode: 'auto'; 'dense' or 'sparse' to have these kernels wherever there are
       some.
     backend: 'auto', the C++ kernels where they can be had; 'native', these or
@@ -147,7 +149,8 @@ def build_function(
     The :class:`SparseFunction`. It cannot be differentiated.
 
   Raises:
-    ValueError: an unknown mode or backend, or a weight that is no array.
+    ValueError: an unknown mode or backend, no function, or a weight that is no
+      array or has no numbers yet.
     native.Missing: backend='native' and the kernels cannot be had.
 
   >>> import jax.numpy as jnp
@@ -162,7 +165,7 @@ def build_function(
   [('w', 3, 'CSR')]
   """
   check_choice(mode, backend)
-  program = trace(function, weights, inputs)
+  program, known = trace(function, weights, inputs)
   note, name = '', Xla.name
   if backend != 'xla':
     try:
@@ -172,18 +175,20 @@ def build_function(
       if backend == 'native':
         raise
       note = str(error)
-  chosen = _choices(program, mode, name == Planar.name)
+  chosen = _choices(program, known, mode, name == Planar.name)
   if not chosen:
     note = (
       'no product of the input with a weight, in float32 and not in a loop, '
       f'has {1 - _MOST:.0%} zeros'
     )
-  sparse = SparseFunction(program, inputs, chosen, name, note)
+  shapes = _shapes(inputs)
+  sparse = SparseFunction(program, known, shapes, chosen, name, note)
   if mode != 'auto' or all(one.timing.kernel == DENSE for one in chosen):
     return sparse
   dense = SparseFunction(
     program,
-    inputs,
+    known,
+    shapes,
     [
       dataclasses.replace(one, timing=Timing(DENSE, one.timing.seconds))
       for one in chosen
@@ -192,7 +197,7 @@ def build_function(
     'the whole is faster dense: what the sparse kernels gain in their layers '
     'is lost around them',
   )
-  examples = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), inputs)
+  examples = jax.tree.map(_example, tuple(inputs))
   found = seconds(
     {'sparse': lambda: sparse(*examples), 'dense': lambda: dense(*examples)}
   )
@@ -201,51 +206,62 @@ def build_function(
   return fastest
 
 
-def _choices(program: Program, mode: str, with_native: bool) -> list[_Chosen]:
+def _choices(
+  program: Program,
+  known: Mapping[int, jax.Array],
+  mode: str,
+  with_native: bool,
+) -> list[_Chosen]:
   chosen = []
-  known: dict[Any, Timing] = {}
+  timings: dict[Any, Timing] = {}
   for step in program.steps:
-    found = product(step)
-    if found is None or found.density > _MOST:
+    found = product(step, known, _MOST)
+    if found is None:
       continue
     ways = _ways(found, mode, with_native)
     alike = (found.conv.kernel.shape, found.images, found.conv.stride)
     key = (*alike, str(step.equation.params), round(found.density * _STEPS))
-    if key not in known:
-      known[key] = _fastest(found, ways)
-    timing = known[key]
-    chosen.append(_Chosen(found, timing, ways[timing.kernel]()))
+    if key in timings:
+      timing = timings[key]
+      way = ways[timing.kernel]()
+    else:
+      timing, way = _fastest(found, ways)
+      timings[key] = timing
+    chosen.append(_Chosen(found, timing, way))
   return chosen
 
 
-def _fastest(found: Product, ways: Ways) -> Timing:
-  if len(ways) == 1:
-    return Timing(next(iter(ways)), {})
-  x = jnp.zeros(found.input.aval.shape, found.input.aval.dtype)
+def _fastest(found: Product, ways: Ways) -> tuple[Timing, _Way]:
   made = {kernel: make() for kernel, make in ways.items()}
-  taken = seconds(
-    {
-      kernel: functools.partial(jax.jit(way.call), way.arrays, x)
-      for kernel, way in made.items()
-    }
-  )
-  return Timing(min(taken, key=taken.__getitem__), taken)
+  taken = {}
+  if len(made) > 1:
+    x = jnp.zeros(found.input.aval.shape, found.input.aval.dtype)
+    taken = seconds(
+      {
+        kernel: functools.partial(jax.jit(way.call), way.arrays, x)
+        for kernel, way in made.items()
+      }
+    )
+  kernel = min(made, key=lambda kernel: taken.get(kernel, 0.0))
+  return Timing(kernel, taken), made[kernel]
 
 
 def _ways(found: Product, mode: str, with_native: bool) -> Ways:
   """What makes the ways to compute a product, by kernel."""
-  network = (found.conv,)
   dense: Ways = {DENSE: lambda: _Way(found.dense, found.weight)}
   if mode == 'dense':
     return dense
-  backends: list[Xla | Planar] = [Xla(network, found.images)]
+  # Without the weights, which nobody is to hold but as a kernel wants them.
+  nothing = np.broadcast_to(np.float32(0), found.conv.kernel.shape)
+  hollow = dataclasses.replace(found.conv, kernel=nothing)
+  backends: list[Xla | Planar] = [Xla((hollow,), found.images)]
   if with_native:
     try:
-      backends.append(Planar(network, found.images))
+      backends.append(Planar((hollow,), found.images))
     except ValueError:  # a tensor larger than its offsets can count
       pass
   sparse: Ways = {
-    kernel: functools.partial(_way, backend, found, kernel)
+    kernel: functools.partial(_way, backend, found, hollow, kernel)
     for backend in backends
     for kernel in backend.kernels(found.conv)
     if kernel.sparse
@@ -253,11 +269,14 @@ def _ways(found: Product, mode: str, with_native: bool) -> Ways:
   return sparse if mode == 'sparse' and sparse else dense | sparse
 
 
-def _way(backend: Xla | Planar, found: Product, kernel: Kernel) -> _Way:
+def _way(
+  backend: Xla | Planar, found: Product, hollow: Conv, kernel: Kernel
+) -> _Way:
+  enter, leave = found.enter, found.leave
+
   def call(arrays: Any, x: jax.Array) -> jax.Array:
-    made = {IMAGES: backend.enter(found.enter(x))}
-    y = backend.apply(found.conv, kernel, arrays, made)
-    return found.leave(backend.leave(y))
+    made = {IMAGES: backend.enter(enter(x))}
+    return leave(backend.leave(backend.apply(hollow, kernel, arrays, made)))
 
   return _Way(call, backend.arrays(found.conv, kernel))
 
@@ -267,3 +286,9 @@ def _shapes(inputs: Sequence[Any]) -> Any:
     lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)),
     tuple(inputs),
   )
+
+
+def _example(x: Any) -> Any:
+  """The input itself, or zeros where only its shape is known."""
+  known = not isinstance(x, jax.ShapeDtypeStruct | jax.core.Tracer)
+  return x if known else jnp.zeros(x.shape, x.dtype)

@@ -75,11 +75,17 @@ def _round(n: int) -> int:
 
 def gaps(network: Network) -> dict[str, int]:
   """The gap of every tensor, which no tap of a convolution reaches across."""
-  found = {IMAGES: 1}
+  # Single pixels reach nowhere; pools and depthwise kernels by one.
+  pixels = all(
+    isinstance(node, Conv) and node.kernel.shape[:2] == (1, 1)
+    for node in network
+  )
+  least = 0 if pixels else 1
+  found = {IMAGES: least}
   for node in network:
-    reach = 1
+    reach = least
     if isinstance(node, Conv) and not node.depthwise:
-      reach = max(1, -(-(node.kernel.shape[0] // 2) // node.stride))
+      reach = max(least, -(-(node.kernel.shape[0] // 2) // node.stride))
       if node.stride == 1:  # reads its source as it lies
         reach = found[node.source] = max(reach, found[node.source])
     found[node.name] = reach

@@ -68,7 +68,9 @@ class Planar:
       )
     self._last = last = network[-1]
     self._before = _depthwise_before(network)
-    self._entered = ''  # the layer for which images come as phases
+    self._entered: str | None = (
+      None  # the layer that images enter as phases for
+    )
     first = network[0]
     if isinstance(first, Conv) and first.stride == 2 and len(first.kernel) > 1:
       self._layouts[networks.IMAGES] = self._inner(first)
@@ -170,10 +172,7 @@ class Planar:
     if not isinstance(self._last, Classifier):
       result = self._layouts[self._last.name]
       shape = (self._batch, result.height, result.width, result.channels)
-      call = jax.ffi.ffi_call(
-        native.target('Leave'), jax.ShapeDtypeStruct(shape, jnp.float32)
-      )
-      return call(output, input=result.numbers())
+      return _call('Leave', (output,), shape, input=result.numbers())
     result = self._logits
     end = LANES + result.channels * result.plane
     planes = output[0, LANES:end].reshape(result.channels, result.plane)
@@ -258,7 +257,19 @@ def _ffi(
   shape = (len(operands[0]) if images is None else images, result.size)
   if source is not None:
     settings['input'] = source.numbers()
+  settings['output'] = result.numbers()
+  return _call(function, operands, shape, **settings)
+
+
+def _call(
+  function: str,
+  operands: tuple[jax.Array, ...],
+  shape: tuple[int, ...],
+  **settings: Any,
+) -> jax.Array:
   call = jax.ffi.ffi_call(
-    native.target(function), jax.ShapeDtypeStruct(shape, jnp.float32)
+    native.target(function),
+    jax.ShapeDtypeStruct(shape, jnp.float32),
+    vmap_method='sequential',
   )
-  return call(*operands, output=result.numbers(), **settings)
+  return call(*operands, **settings)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from str_jax.inference.network import IMAGES, Conv
-from str_jax.inference.program import Known, Step, Unknown
+from str_jax.inference.program import PRODUCTS, Step, Value
 
 _MOST_SIZE = 31  # of a window; as large a gap stands around the images
 
@@ -46,51 +46,55 @@ class Product:
     return np.count_nonzero(self.conv.kernel) / self.weight.size
 
   @property
-  def input(self) -> Unknown:
+  def input(self) -> Value:
     """The operand that is not known."""
-    (x,) = (v for v in self.step.operands if isinstance(v, Unknown))
+    (x,) = (value for value in self.step.operands if not value.known)
     return x
 
   def dense(self, weight: jax.Array, x: jax.Array) -> jax.Array:
     """The operation as it is, on a weight and an input."""
     (result,) = self.step.run(
-      [x if isinstance(v, Unknown) else weight for v in self.step.operands]
+      [weight if value.known else x for value in self.step.operands]
     )
     return result
 
 
-def product(step: Step) -> Product | None:
+def product(
+  step: Step, known: Mapping[int, jax.Array], most: float = 1.0
+) -> Product | None:
   """The product that a step is.
 
   Args:
     step: of a program.
+    known: arrays of its known values.
+    most: the largest fraction of the weights that may not be zero.
 
   Returns:
     None where it is none, or none that is known as a convolution: of one
     group, with strides of 1 or 2 and no dilation.
   """
   read = _READERS.get(step.equation.primitive.name)
-  pair = [value for value in step.operands if isinstance(value, Known)]
+  pair = [value for value in step.operands if value.known]
   if read is None or len(step.operands) != 2 or len(pair) != 1:
     return None
   (weight,) = pair
-  (result,) = step.results
-  types = {x.aval.dtype for x in step.operands if isinstance(x, Unknown)}
-  types |= {weight.value.dtype, result.aval.dtype}
-  if types != {jnp.dtype(jnp.float32)} or not weight.value.size:
+  types = {value.aval.dtype for value in (*step.operands, *step.results)}
+  array = known[weight.slot]
+  if types != {jnp.dtype(jnp.float32)} or not array.size:
     return None
-  name = ', '.join(sorted(weight.names)) or '<constant>'
-  return read(step, name, weight.value)
+  if np.count_nonzero(array) > most * array.size:
+    return None
+  name = ', '.join(sorted(weight.names)) if weight.names else '<constant>'
+  return read(step, name, array)
 
 
 def _dot(step: Step, name: str, weight: jax.Array) -> Product | None:
   (of_both, batch) = step.equation.params['dimension_numbers']
   if any(batch):
     return None
-  x_first = isinstance(step.operands[0], Unknown)
+  x_first = not step.operands[0].known
   of_x, of_w = of_both if x_first else of_both[::-1]
   x = step.operands[0 if x_first else 1]
-  assert isinstance(x, Unknown)
   rows = [axis for axis in range(len(x.aval.shape)) if axis not in of_x]
   columns = [axis for axis in range(weight.ndim) if axis not in of_w]
   matrix = np.asarray(weight).transpose(*of_w, *columns)
@@ -122,7 +126,7 @@ def _convolution(step: Step, name: str, weight: jax.Array) -> Product | None:
   numbers = params['dimension_numbers']
   strides = params['window_strides']
   if (
-    not isinstance(x, Unknown)
+    x.known
     or len(strides) != 2
     or strides[0] != strides[1]
     or strides[0] not in (1, 2)
@@ -198,7 +202,6 @@ def _conv(name: str, kernel: np.ndarray, stride: int) -> Conv:
   return Conv(name, IMAGES, kernel, bias, stride, relu=False)
 
 
-_READERS: dict[str, Callable[[Step, str, jax.Array], Product | None]] = {
-  'dot_general': _dot,
-  'conv_general_dilated': _convolution,
-}
+_READERS: dict[str, Callable[[Step, str, jax.Array], Product | None]] = dict(
+  zip(PRODUCTS, (_dot, _convolution), strict=True)
+)

@@ -15,7 +15,7 @@ import rich.table
 from ml_collections import ConfigDict
 
 import str_jax
-from str_jax import methods, report
+from str_jax import flops, methods, report
 from str_jax.training import (
   build,
   command_line,
@@ -143,9 +143,8 @@ def prune(
     ValueError: the target is out of reach, or met already.
   """
   layers = finish.sparsity_report(run, stage, variables)
-  uses = {
-    row.name: (row.dense_flops or 0) // row.weights for row in layers.rows
-  }
+  counts = {row.name: row.dense_flops or 0 for row in layers.rows}
+  uses = flops.uses(counts, variables)
   target = _target(asked, uses)
   have, total, unit = layers.nonzero, layers.weights, 'weights'
   if target.counts_flops:

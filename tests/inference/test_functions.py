@@ -1,5 +1,6 @@
 """Any function by sparse kernels, against the function itself."""
 
+import gc
 import shutil
 
 import equinox as eqx
@@ -12,7 +13,7 @@ from flax import nnx
 
 import str_jax
 from str_jax import inference
-from str_jax.inference import functions, layout, native, planar
+from str_jax.inference import functions, layout, native, planar, program
 from str_jax.inference.network import DENSE
 
 RNG = np.random.default_rng(0)
@@ -274,6 +275,71 @@ def test_what_is_inside_of_loops_stays_as_it_is():
   assert [layer.name for layer in fast.layers] == ['head']
 
 
+def test_what_is_inside_of_calls_is_found():
+  class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      x = jax.nn.elu(nn.remat(nn.Dense)(16, name='a')(x))
+      return nn.jit(nn.Dense)(5, name='b')(x)
+
+  x = normal(3, 8)
+  params = lively(Net().init(jax.random.key(0), x), density=0.2)
+  fast = check(Net().apply, params, x, least=2)
+  assert [layer.name for layer in fast.layers] == ['a', 'b']
+
+
+def test_constants_that_were_spread_are_not_kept():
+  w, mask = normal(8, 9, density=0.2), jnp.arange(9)[np.newaxis] < 5
+
+  def function(w, x):
+    far = jnp.broadcast_to(mask, (4000, 9))
+    return jnp.where(far, jax.nn.elu(x @ w), -1e9).max(axis=1)
+
+  x = normal(4000, 8)
+  check(function, w, x)
+  _, known = program.trace(function, w, [x])
+  assert sorted(array.size for array in known.values())[-2:] == [9, 72]
+
+
+def test_weights_are_not_held_dense():
+  def live():
+    gc.collect()
+    return sum(array.nbytes for array in jax.live_arrays())
+
+  x, before = normal(4, 256), live()
+  w = normal(256, 256, density=0.02)
+  fast = inference.build_function(
+    lambda w, x: (x @ w.T) @ w, w, x, mode='sparse'
+  )
+  del w
+  assert live() - before < 2 * 256 * 256  # less than half of it
+  assert fast(x).shape == x.shape
+
+
+def test_it_ends_where_the_function_does():
+  w, x = jnp.eye(4), normal(3, 4)
+
+  def function(w, x, rate):
+    grown = jax.lax.while_loop(
+      lambda x: jnp.abs(x).max() < 100, lambda x: 2 * x, x @ w
+    )
+    return rate * grown
+
+  fast = inference.build_function(function, w, x, 0.5)
+  np.testing.assert_allclose(fast(x, 0.5), function(w, x, 0.5))
+  np.testing.assert_allclose(fast(x, 2.0), function(w, x, 2.0))
+
+
+def test_it_is_mapped_and_jitted():
+  w, x = normal(8, 9, density=0.2), normal(5, 8)
+  fast = inference.build_function(
+    lambda w, x: jnp.tanh(x) @ w, w, x[0], mode='sparse'
+  )
+  expected = jnp.tanh(x) @ w
+  np.testing.assert_allclose(jax.vmap(fast)(x), expected, atol=1e-5)
+  np.testing.assert_allclose(jax.jit(jax.vmap(fast))(x), expected, atol=1e-5)
+
+
 def test_shapes_will_do_for_inputs():
   w, x = normal(8, 9, density=0.2), normal(4, 8)
   shapes = jax.eval_shape(lambda: (x, {'add': x}))
@@ -347,5 +413,12 @@ def test_what_is_refused():
     ValueError, match=r'built for .*\(4, 8\).* got .*\(5, 8\)'
   ):
     fast(normal(5, 8))
+  with pytest.raises(ValueError, match='function comes first, .* got a .*Arr'):
+    inference.build_function(w, function, x)
+  shapes = jax.eval_shape(lambda: {'w': w})
+  with pytest.raises(ValueError, match='but w is a ShapeDtypeStruct: build'):
+    inference.build_function(lambda w, x: x @ w['w'], shapes, x)
+  with pytest.raises(ValueError, match='outside of jit, of trained weights'):
+    jax.jit(lambda w: inference.build_function(function, w, x)(x))(w)
   with pytest.raises(ValueError, match='weights should be arrays alone.*float'):
     inference.build_function(lambda w, x: x @ w['w'], {'w': w, 'rate': 0.5}, x)
