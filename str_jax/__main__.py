@@ -42,7 +42,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
   Returns:
     The command's arguments, and the command itself as ``run``.
   """
-  parser = argparse.ArgumentParser(prog='python -m str_jax', description=None)
+  parser = argparse.ArgumentParser(
+    prog='python -m str_jax',
+    description='Commands on data and on runs. Training is python main.py '
+    '--config=FILE:VARIANT, see its --help.',
+  )
   subparsers = parser.add_subparsers(dest='command', required=True)
   asked = [name for name in COMMANDS if name in arguments[:1]]
   for name in asked or COMMANDS:  # each has imports of its own

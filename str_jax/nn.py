@@ -42,10 +42,13 @@ class Sparse(nn.Module):
     By ``variable``, not ``param``, which would draw a random number and so
     change every parameter made after it.
     """
-    initial = {
-      'params': method.init_learned(w),
-      COLLECTION: method.init_computed(w),
-    }
+    try:
+      initial = {
+        'params': method.init_learned(w),
+        COLLECTION: method.init_computed(w),
+      }
+    except ValueError as error:
+      raise ValueError(f'/{"/".join(self.path)}: {error}') from error
     leaves = []
     for collection, value in initial.items():
       if value is None:

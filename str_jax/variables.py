@@ -75,8 +75,12 @@ def add_thresholds(
       'where= selects the weights to sparsify, but it matched none of these '
       f'leaves: {known}. By default it wants leaves named kernel.'
     )
-  learned = {p: method.init_learned(w) for p, w in chosen.items()}
-  computed = {p: method.init_computed(w) for p, w in chosen.items()}
+  learned, computed = {}, {}
+  for p, w in chosen.items():
+    try:
+      learned[p], computed[p] = method.init_learned(w), method.init_computed(w)
+    except ValueError as error:
+      raise ValueError(f'{"/".join(p)}: {error}') from error
   if linen:
     return _add_to_linen(variables, learned, computed)
   leaves = {}

@@ -199,7 +199,7 @@ NUMBERS = {  # settings that are no numbers, by name
 
 @pytest.mark.parametrize('name', [n for n in methods.names() if n != 'dense'])
 def test_numbers_are_numbers(name):
-  words = {'budget', 'pattern', 'g', 'granularity', 'gradient'}
+  words = {'budget', 'pattern', 'inputs', 'g', 'granularity', 'gradient'}
   flags = {'by_shape', 'rescale', 'hard'}
   known = {*methods.settings(name)}
   assert known <= {*NUMBERS} | words | flags

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import OPTIMIZED
+from flax import linen as nn
 
 import str_jax
 from str_jax import functional, methods
@@ -224,3 +225,69 @@ def test_the_settings_of_a_pattern_are_named():
   assert "pattern='2:4'" in str(create('st3', sparsity=0.0, pattern='2:4'))
   with pytest.raises(ValueError, match='str has no setting pattern'):
     methods.create('str', pattern='2:4')
+
+
+# Flax's attention of 16 numbers, 4 heads and 8 a head; a Conv over a sequence.
+QUERY, OUT, CONV1D = (16, 4, 8), (4, 8, 16), (4, 8, 6)
+
+
+@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize(
+  ('shape', 'inputs', 'matrix'),
+  [
+    (QUERY, {QUERY: 0, OUT: 1}, lambda w: w.reshape(16, 32)),
+    (OUT, {QUERY: 0, OUT: 1}, lambda w: w.reshape(32, 16)),
+    (OUT, {OUT: -2}, lambda w: w.reshape(32, 16)),
+    (CONV1D, -2, lambda w: w.transpose(1, 0, 2).reshape(8, 24)),
+  ],
+)
+def test_of_three_axes_it_runs_along_the_inputs(name, shape, inputs, matrix):
+  """Of the matrix that the layer multiplies by, every group of a column."""
+  w = jnp.asarray(RNG.normal(size=shape), 'f4')
+  method = create(name, sparsity=0.0, pattern='2:4', inputs=inputs)
+  variables = str_jax.add_thresholds(method, {'params': {'kernel': w}})
+  variables = str_jax.update_thresholds(method, variables, 20)
+  out = np.asarray(str_jax.effective_params(method, variables)['kernel'])
+  kept = in_groups(matrix(out), 4)
+  np.testing.assert_array_equal(
+    kept != 0, golden(matrix(np.asarray(w)), 2, 4) != 0
+  )
+  assert hash(method) == hash(
+    create(name, sparsity=0.0, pattern='2:4', inputs=method.inputs)
+  )
+
+
+def test_three_axes_whose_inputs_nobody_names_are_refused():
+  method = create('gmp', sparsity=0.0, pattern='2:4')
+  query = {'attention': {'query': {'kernel': jnp.ones(QUERY)}}}
+  said = r'attention/query/kernel: .*inputs=\{\(16, 4, 8\): 0\}'
+  with pytest.raises(ValueError, match=said):
+    str_jax.add_thresholds(method, {'params': query})
+  layer = str_jax.nn.DenseGeneral((4, 8), method=method)
+  with pytest.raises(ValueError, match=r'/layers_1: .*\(16, 4, 8\): 0'):
+    nn.Sequential([nn.relu, layer]).init(jax.random.key(0), jnp.ones((2, 16)))
+  # Whatever they are, 4 divides none of these.
+  kernel = {'params': {'kernel': jnp.ones((3, 6, 8))}}
+  variables = str_jax.add_thresholds(method, kernel)
+  assert str_jax.update_thresholds(method, variables, 20)
+
+
+def test_a_matrix_of_another_layout_is_named_by_its_shape():
+  """Equinox has (out, in)."""
+  w = jnp.asarray(RNG.normal(size=(8, 4)), 'f4')
+  method = create('dnw', sparsity=0.0, pattern='2:4', inputs={(8, 4): 1})
+  kept = np.asarray(method(w, jnp.full((1, 1), 1e-30)))
+  np.testing.assert_array_equal(in_groups(kept.T, 4), golden(w.T, 2, 4))
+
+
+@pytest.mark.parametrize(
+  'inputs', ['in', 3, {(8, 4): 2}, {(8, 4): 'in'}, {8: 0}, ()]
+)
+def test_wrong_inputs_are_one_clear_sentence(inputs):
+  with pytest.raises(ValueError, match='GMP needs inputs to be the axis of'):
+    create('gmp', sparsity=0.0, pattern='2:4', inputs=inputs)
+
+
+def test_inputs_are_for_a_pattern():
+  with pytest.raises(ValueError, match='inputs for a pattern alone'):
+    create('gmp', sparsity=0.0, inputs=-2)

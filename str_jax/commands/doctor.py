@@ -68,16 +68,17 @@ def run(args: argparse.Namespace) -> None:
 
 def _before(spec: str, overrides: list[str]) -> None:
   """Prints the forecast for a config."""
-  from str_jax.training import build, flags, forecast, setup
+  from str_jax.training import build, flags, forecast, refusal, setup
   from str_jax.training import plan as plans
 
-  config, _ = flags.load_config(spec, overrides)
+  config, changes = flags.load_config(spec, overrides)
   dataset = setup.dataset(config)
-  plan = plans.create(
-    config,
-    dataset.size('train'),
-    build.Inputs(dataset.image_shape, dataset.num_classes),
-  )
+  with refusal.told(spec, changes):
+    plan = plans.create(
+      config,
+      dataset.size('train'),
+      build.Inputs(dataset.image_shape, dataset.num_classes),
+    )
   found = forecast.create(config, plan)
   if found is None:
     print(_nothing(config, plan))

@@ -10,6 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
   from str_jax.training.imported import Arrived
 
+# Those of str_jax.interop.torch_names, which imports jax.
+ARCHS = (
+  *('resnet18', 'resnet34', 'resnet50', 'resnet8', 'resnet20', 'resnet32'),
+  *('resnet56', 'mobilenet_v1'),
+)
 _ZEROS = 0.01  # more of them than any dense network has by chance
 
 
@@ -21,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="checkpoint of STR's or ST-3's code, or weights of torchvision's",
   )
   parser.add_argument(
-    '--arch', required=True, help='model that it is of: resnet50'
+    '--arch',
+    required=True,
+    help=f'model that it is of: {", ".join(ARCHS)}',
   )
   parser.add_argument(
     '--out', type=pathlib.Path, required=True, help='the new folder of a run'

@@ -74,7 +74,7 @@ def _one(args: argparse.Namespace, directory: pathlib.Path) -> None:
     records.write_text(args.markdown, layers.to_markdown())
   if args.budget:
     budgets.write_csv(args.budget, budgets.from_report(layers))
-  finish.show(summary)
+  finish.show(summary, directory)
   print(f'report: {path}')
 
 

@@ -48,10 +48,19 @@ def run(args: argparse.Namespace) -> None:
     SystemExit: some runs are not finished; its code is 1.
   """
   # Late: the other commands do not need them.
+  import jax
+
+  # What is checked needs no accelerator, and the runs want it for themselves.
+  jax.config.update('jax_platforms', 'cpu')
   from str_jax.training import records, sweep_runs, sweep_table, sweeps
 
   sweep = sweeps.create(
-    args.config, args.overrides, args.over, args.seeds, args.out
+    args.config,
+    args.overrides,
+    args.over,
+    args.seeds,
+    args.out,
+    needs_data=not args.print,
   )
   if args.print:
     for trial in sweep.trials:

@@ -34,7 +34,7 @@ class Feather(pruning.Ramped):
     gradient_scale: theta, the share of the gradient that zeroed weights get;
       by default the paper's rule, 1 up to a sparsity of 0.95, 0.5 above;
       needed with a budget that says the sparsity of every layer.
-    pattern: 'N:M', see :class:`str_jax.methods.pruning.Pruning`.
+    pattern: 'N:M', see :class:`str_jax.methods.pruning.Pruning`, as is inputs.
 
   Raises:
     ValueError: a setting out of range.

@@ -34,7 +34,7 @@ class GMP(pruning.Ramped):
     budget: 'uniform' (STR's baseline), 'global' (ST-3's), 'erk', or the
       fraction of zeros of every layer by its path.
     gradient: 'masked' or 'straight'.
-    pattern: 'N:M', see :class:`str_jax.methods.pruning.Pruning`.
+    pattern: 'N:M', see :class:`str_jax.methods.pruning.Pruning`, as is inputs.
 
   Raises:
     ValueError: a setting out of range.
@@ -84,7 +84,7 @@ class DNW(pruning.Pruning):
     sparsity: fraction of zeros, in [0, 1).
     budget: 'uniform' (STR's baseline), 'global', 'erk', or the fraction of
       zeros of every layer by its path.
-    pattern: 'N:M', see :class:`str_jax.methods.pruning.Pruning`.
+    pattern: 'N:M', see :class:`str_jax.methods.pruning.Pruning`, as is inputs.
 
   Raises:
     ValueError: a setting out of range.

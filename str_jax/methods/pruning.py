@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -38,15 +39,20 @@ class Pruning(base.Method):
       pairs.
     target: in place of sparsity, the fraction of zeros over all layers, dense
       ones too, or a :class:`Target`; with the budget 'global'.
-    pattern: 'N:M', such as '2:4': of every M consecutive inputs (the last axis
-      but one) of a kernel only the N largest weights may stay, from the first
-      zeros on. They are zeroed before any other, so that a sparsity below
+    pattern: 'N:M', such as '2:4': of every M consecutive inputs of a kernel
+      (its last axis but one) only the N largest weights may stay, from the
+      first zeros on. They are zeroed before any other, so that a sparsity below
       that of the pattern is met by the pattern alone, and any above it to the
       weight. Weights whose inputs M does not divide have no pattern.
+    inputs: for a pattern, the axis of the inputs where the shape of a kernel
+      does not tell it: -2 if all kernels of three axes are convolutions over
+      sequences, (k, in, out); else an axis by shape, a mapping or pairs, as
+      ``{(64, 4, 16): 0, (4, 16, 64): 1}`` for Flax's attention, whose query,
+      key and value are (in, heads, dim) and whose out is (heads, dim, out).
 
   Raises:
-    ValueError: a sparsity outside [0, 1), an unknown budget or pattern, or a
-      target beside a sparsity or a budget.
+    ValueError: a sparsity outside [0, 1), an unknown budget or pattern, inputs
+      without a pattern, or a target beside a sparsity or a budget.
   """
 
   sparsity: float | None = None
@@ -55,12 +61,21 @@ class Pruning(base.Method):
   )
   target: Target | float | None = dataclasses.field(default=None, kw_only=True)
   pattern: str | None = dataclasses.field(default=None, kw_only=True)
+  inputs: patterns.Inputs | Mapping[patterns.Shape, int] = dataclasses.field(
+    default=None, kw_only=True
+  )
 
   def __post_init__(self) -> None:
     super().__post_init__()
     name = type(self).__name__
     if self.pattern is not None:
       patterns.parse(name, self.pattern)
+    elif self.inputs is not None:
+      raise ValueError(
+        f'{name} needs inputs for a pattern alone: set pattern too, or leave '
+        'inputs out.'
+      )
+    object.__setattr__(self, 'inputs', patterns.settle(name, self.inputs))
     if self.target is not None and not isinstance(self.target, Target):
       object.__setattr__(self, 'target', Target(self.target))
     if self.target is not None:
@@ -85,10 +100,21 @@ class Pruning(base.Method):
       )
 
   def init_computed(self, w: jax.Array) -> jax.Array:
+    self._axis(w)  # refused now, where it is not known
     return jnp.zeros((1,) * w.ndim, jnp.float32)
 
   def compared(self, w: jax.Array) -> jax.Array:
-    return patterns.constrain(self.pattern, w)
+    return patterns.constrain(self.pattern, w, self._inputs)
+
+  @property
+  def _inputs(self) -> patterns.Inputs:
+    return cast(patterns.Inputs, self.inputs)  # settled above
+
+  def _axis(self, w: jax.Array) -> int | None:
+    """Along which the pattern of a weight runs."""
+    if self.pattern is None:
+      return None
+    return patterns.axis(self.pattern, w.shape, self._inputs)
 
   def threshold(self, w: jax.Array, *leaves: jax.Array) -> jax.Array:
     del w
@@ -112,7 +138,7 @@ class Pruning(base.Method):
         self.portion(step) > 0, jnp.float32(patterns.LEAST), 0.0
       )
       thresholds = [
-        jnp.maximum(t, least) if patterns.fits(self.pattern, w) else t
+        t if self._axis(w) is None else jnp.maximum(t, least)
         for t, w in zip(thresholds, weights.values(), strict=True)
       ]
     return {

@@ -44,7 +44,7 @@ class ST3(pruning.Ramped):
       :mod:`str_jax.budgets`.
     target: in place of sparsity, a fraction of zeros or a :class:`Target`,
       met to the weight: c is then the least that reaches it.
-    pattern: 'N:M', see :class:`str_jax.methods.pruning.Pruning`.
+    pattern: 'N:M', see :class:`str_jax.methods.pruning.Pruning`, as is inputs.
 
   Raises:
     ValueError: a setting out of range, or two that exclude each other.

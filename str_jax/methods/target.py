@@ -223,5 +223,6 @@ class Target:
     return (
       f'the target {name}={value} is to keep {kept:,} of {total:,} {unit}, '
       f'but {least:,} (the dense layers and floors) to {total:,} can be '
-      f'kept: ask for {name} from {reachable}, or leave fewer layers dense.'
+      f'kept: ask for {name} from {reachable}, or leave fewer layers dense'
+      f'{", or lower the floor" if self.floor else ""}.'
     )

@@ -37,6 +37,7 @@ __all__ = [
   'create',
   'kaiming_normal',
   'names',
+  'sizes_of',
 ]
 
 
@@ -123,6 +124,28 @@ def names() -> tuple[str, ...]:
   return tuple(_MODELS)
 
 
+def sizes_of(name: str) -> tuple[str, ...]:
+  """The sizes of a model that :func:`create` takes.
+
+  Args:
+    name: one of :func:`names`.
+
+  Returns:
+    Names of arguments.
+
+  Raises:
+    ValueError: an unknown name.
+
+  >>> sizes_of('wrn_28_10')
+  ('stage_sizes', 'width', 'widen', 'dropout')
+  """
+  if name not in _MODELS:
+    raise ValueError(
+      f'there is no model {name!r}; the models are {", ".join(_MODELS)}.'
+    )
+  return tuple(_MODELS[name][1])
+
+
 def create(
   name: str,
   *,
@@ -188,12 +211,8 @@ def create(
   >>> model.apply(variables, images, train=False).shape
   (1, 10)
   """
-  if name not in _MODELS:
-    raise ValueError(
-      f'there is no model {name!r}; the models are {", ".join(_MODELS)}.'
-    )
+  unknown = sorted(set(sizes) - set(sizes_of(name)))
   model, known = _MODELS[name]
-  unknown = sorted(set(sizes) - set(known))
   if unknown:
     raise ValueError(
       f'the model {name} has no size {", ".join(unknown)}; it has '

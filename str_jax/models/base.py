@@ -56,6 +56,10 @@ class ImageClassifier(nn.Module):
         )
     super().__post_init__()
 
+  def kernel_inputs(self) -> dict[tuple[int, ...], int]:
+    """The axis of the inputs in kernels whose shape does not tell it."""
+    return {}
+
   def first_conv(self) -> Layer:
     """The class of the first convolution."""
     # The keyword only where asked for: Flax's own layers do not know it.

@@ -153,6 +153,10 @@ class ViT(ImageClassifier):
       )
     super().__post_init__()
 
+  def kernel_inputs(self) -> dict[tuple[int, ...], int]:
+    shape = self.heads, self.width // self.heads
+    return {(self.width, *shape): 0, (*shape, self.width): 1}
+
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     del train  # nothing differs

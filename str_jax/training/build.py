@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from str_jax import budgets, flops, layout, methods, models, paths
 from str_jax import lowering as lowerings
 from str_jax.methods import Method
-from str_jax.training import fields, records
+from str_jax.training import fields, fitting, records
 
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 _DURATIONS = ('start', 'end', 'freeze', 'finetune', 'rewind')
@@ -49,16 +49,11 @@ def method(config: Any, **values: Any) -> Method | None:
     FileNotFoundError: the file of its budget is missing.
     ValueError: an unknown method, or fields that it does not have.
   """
+  fitting.check_method(config)
   if config.get('budget') is not None:
     values['budget'] = _budget(config.budget)
   target = asked(config, values.pop('uses', None))
   if target is not None:
-    if _TARGET not in methods.settings(config.name):
-      having = [n for n in methods.names() if _TARGET in methods.settings(n)]
-      raise ValueError(
-        f'the method {config.name} has no target: use one of '
-        f'{", ".join(having)}.'
-      )
     values[_TARGET] = target
   values |= {
     k: v
@@ -113,12 +108,13 @@ def _field_of(name: str) -> str:
   return _TARGET if name == 'sparsity' else f'{_TARGET}_{name}'
 
 
-def by_optimizer(config: Any) -> dict[str, Any]:
-  """Settings of the method that hang on the optimizer.
+def beside(config: Any) -> dict[str, Any]:
+  """Settings of the method that hang on the optimizer and the model.
 
   Adam divides a weight's gradient by its usual size, so zeroed weights, which
   get a share of it, would move nearly as the others do: the method's own
-  defaults are for it. With SGD others do better, see docs/targets.md.
+  defaults are for it. With SGD others do better, see docs/targets.md. A
+  pattern runs along the inputs of a kernel, which the model knows.
 
   Args:
     config: a config.
@@ -126,6 +122,10 @@ def by_optimizer(config: Any) -> dict[str, Any]:
   Returns:
     Settings by name, which fields of the config's method go before.
   """
+  if config.method.get('pattern') is not None:
+    made = model(config, 1, None)
+    inputs: Any = getattr(made, 'kernel_inputs', dict)()
+    return {'inputs': inputs} if inputs else {}
   adam = config.optimizer.name in ('adam', 'adamw')
   if adam or config.method.name != 'str' or asked(config.method) is None:
     return {}
@@ -150,9 +150,10 @@ def scheduled(
     ValueError: a field out of range, or one that the method does not have.
   """
   c = config.method
-  values: dict[str, Any] = by_optimizer(config)
+  fitting.check_method(c)
+  values: dict[str, Any] = beside(config)
   for name in ('start', 'end'):
-    value = fields.duration(c, name, per_epoch)
+    value = fields.duration(config, f'method.{name}', per_epoch)
     if value is not None:
       values[f'{name}_step'] = value
   known = methods.settings(c.name)
@@ -164,10 +165,14 @@ def scheduled(
       values.setdefault('start_step', start)
   if c.get('hold') not in (None, 'step', 'epoch'):
     raise ValueError(f'method.hold must be one of step, epoch, got {c.hold!r}.')
-  if c.get('hold') is not None and 'every_steps' not in known:
-    raise ValueError(f'the method {c.name} has no method.hold: leave it out.')
   if c.get('hold') == 'epoch':
     values['every_steps'] = per_epoch
+  start, end = values.get('start_step', 0), values.get('end_step')
+  if end is not None and start >= end:
+    raise ValueError(
+      'method.start must come before method.end, where the sparsity is '
+      f'reached, got step {start} and step {end}.'
+    )
   if target is not None and target.counts_flops:
     values['uses'] = _uses(config, inputs)
   created = method(c, **values)
@@ -195,6 +200,7 @@ def model(config: Any, num_classes: int, method: Method | None) -> Any:
     ValueError: an unknown model, type, lowering or initialisation.
   """
   settings = {k: v for k, v in config.model.items() if v is not None}
+  fitting.check_model(config.model)
   dtype = settings.pop('dtype')
   if dtype not in _DTYPES:
     raise ValueError(

@@ -62,7 +62,7 @@ def hush_libraries() -> None:
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-  """Turns a user's error into one sentence and exit code 2.
+  """Turns a user's error into one sentence and exit code 2, Ctrl-C into 130.
 
   With STR_JAX_TRACEBACK set in the environment, the error is left as it is.
   """
@@ -72,6 +72,11 @@ def user_errors() -> Iterator[None]:
     if os.environ.get('STR_JAX_TRACEBACK'):
       raise
     fail(one_line(error))
+  except KeyboardInterrupt:
+    if os.environ.get('STR_JAX_TRACEBACK'):
+      raise
+    print('stopped.', file=sys.stderr)
+    raise SystemExit(130) from None
 
 
 def fail(sentence: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 # A run may go on with these changed: they do not change its numbers.
@@ -11,15 +12,34 @@ FREE = (
   'wandb',
 )
 
+
+class Unwanted(ValueError):
+  """Fields are set that should not be.
+
+  Attributes:
+    names: of the fields, dotted.
+  """
+
+  def __init__(self, sentence: str, names: Sequence[str]) -> None:
+    super().__init__(sentence)
+    self.names = tuple(names)
+
+
 _RANGES = (  # of fields: from the first number, and below the second
   ('seed', 0, 2**31),
   ('batch_size', 1, math.inf),
+  ('image_size', 1, 2**13),
   ('eval_batch_size', 1, math.inf),
   ('accumulate_steps', 1, math.inf),
+  ('num_workers', 0, 512),
+  ('fsdp', 1, math.inf),
   ('skip_corrupt', 0, math.inf),
   ('log_every_steps', 1, math.inf),
   ('label_smoothing', 0, 1),
   ('norm_batches', 0, math.inf),
+  ('model.norm_momentum', 0, 1),
+  ('model.w_rank', 1, math.inf),
+  ('model.u_rank', 1, math.inf),
   ('method.finetune_learning_rate', 0, math.inf),
   ('optimizer.momentum', 0, 1),
   ('optimizer.b1', 0, 1),
@@ -57,8 +77,8 @@ def duration(config: Any, name: str, steps_per_epoch: int) -> int | None:
   """A length in steps, from ``<name>_steps`` or ``<name>_epochs``.
 
   Args:
-    config: the part of a config that holds the fields.
-    name: the fields' common part.
+    config: a config.
+    name: the fields' common part, dotted.
     steps_per_epoch: updates an epoch.
 
   Returns:
@@ -67,10 +87,13 @@ def duration(config: Any, name: str, steps_per_epoch: int) -> int | None:
   Raises:
     ValueError: both are set, or a negative length.
 
-  >>> duration({'warmup_steps': None, 'warmup_epochs': 2.5}, 'warmup', 10)
+  >>> config = {'schedule': {'warmup_steps': None, 'warmup_epochs': 2.5}}
+  >>> duration(config, 'schedule.warmup', 10)
   25
   """
-  steps, epochs = config.get(f'{name}_steps'), config.get(f'{name}_epochs')
+  group, _, field = name.rpartition('.')
+  part = config[group] if group else config
+  steps, epochs = part.get(f'{field}_steps'), part.get(f'{field}_epochs')
   if steps is not None and epochs is not None:
     raise ValueError(
       f'{name} is set twice, as {name}_steps={steps} and as '
@@ -89,8 +112,8 @@ def every(config: Any, name: str, steps_per_epoch: int, default: int) -> int:
   """The steps between two of a kind.
 
   Args:
-    config: the part of a config that holds the fields.
-    name: the fields' common part.
+    config: a config.
+    name: the fields' common part, dotted.
     steps_per_epoch: updates an epoch.
     default: where neither field is set.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import pathlib
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -81,7 +82,7 @@ def finish(
     page.write(run.directory)
 
   distributed.on_first(write)
-  show(summary)
+  show(summary, run.directory)
   print(f'report: {run.directory / "report.html"}')
   return summary
 
@@ -102,7 +103,7 @@ def finished(directory: pathlib.Path) -> dict[str, Any] | None:
     f'{directory} holds a finished run of {summary["steps"]} steps; nothing '
     'was changed.'
   )
-  show(summary)
+  show(summary, directory)
   return summary
 
 
@@ -121,11 +122,12 @@ def sparsity_report(run: Run, stage: Stage, variables: Any) -> report.Report:
   return report.sparsity_report(stage.method, variables, flops=dense)
 
 
-def show(summary: dict[str, Any]) -> None:
-  """Prints a summary: the table by layer, then the totals.
+def show(summary: dict[str, Any], directory: pathlib.Path) -> None:
+  """Prints a summary: the table by layer, the totals, and what is amiss.
 
   Args:
     summary: the content of summary.json.
+    directory: the folder that it is from.
   """
   console = consoles.wide()
   table = rich.table.Table(
@@ -174,6 +176,18 @@ def show(summary: dict[str, Any]) -> None:
     )
   if summary['note']:
     print(summary['note'])
+  _show_dead(summary, directory)
+
+
+def _show_dead(summary: dict[str, Any], directory: pathlib.Path) -> None:
+  dead = sum(not layer['nonzero'] for layer in summary['layers'])
+  if not dead:
+    return
+  if rounds := len(summary.get('rounds', ())):  # each has a folder of its own
+    directory /= f'round-{rounds - 1}'
+  said = '1 layer has' if dead == 1 else f'{dead} layers have'
+  command = shlex.join(['python', '-m', 'str_jax', 'doctor', str(directory)])
+  print(f'{said} no weight left: {command} says why')
 
 
 def _target(

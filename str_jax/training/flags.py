@@ -19,7 +19,7 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import ConfigDict, FieldReference
 
-from str_jax.training import fields
+from str_jax.training import fields, usage
 from str_jax.training.console import (
   fail,
   hush_libraries,
@@ -59,7 +59,13 @@ def parse(args: Sequence[str]) -> list[str]:
 
   Returns:
     The program's name, and the arguments that set fields of the config.
+
+  Raises:
+    SystemExit: they ask for help, or are none that main.py has.
   """
+  if any(a in ('-h', '-help', '--help', '--helpfull') for a in args[1:]):
+    print(usage.text())
+    raise SystemExit(0)
   overrides = [a for a in args if a.startswith(('--config.', '-config.'))]
   try:
     rest = flags.FLAGS([a for a in args if a not in overrides])
@@ -104,6 +110,7 @@ def run(
       distributed,
       imp,
       loop,
+      refusal,
     )
 
     leaving.enter_context(distributed.leaving())
@@ -115,7 +122,7 @@ def run(
     in_rounds = any(value is not None for value in config.imp.values())
     train = imp.train if in_rounds else loop.train
     directory = pathlib.Path(workdir or default_workdir(config, changes))
-    with distributed.losing():
+    with distributed.losing(), refusal.told(spec, changes):
       train(config, directory, shlex.join(['python', *sys.argv]))
 
 

@@ -52,7 +52,7 @@ class Proposal:
 
   def __str__(self) -> str:
     if self.value is None:
-      return f'no {self.field} ({self.reason})'
+      return f'no value of {self.field}'
     digits = '.1e' if self.field.endswith('decay') else 'g'
     return f'--config.{self.field}={self.value:{digits}}'
 
@@ -283,16 +283,15 @@ def advice(forecast: Forecast) -> str:
       'needs none of this'
     )
   proposals = forecast.proposals()
+  reach = (
+    f' reach {forecast.level(REACHES_WEIGHTS):.3g} at {_PROPOSED:.0%} of '
+    'training'
+  )
   good = [str(p) for p in proposals if p.value is not None]
-  bad = [str(p) for p in proposals if p.value is None]
-  said = []
-  if good:
-    said.append(
-      f'{" or ".join(good)} would reach '
-      f'{forecast.level(REACHES_WEIGHTS):.3g} at {_PROPOSED:.0%} of training'
-    )
-  if bad:
-    said.append(f'{" and ".join(bad)} would')
+  said = [f'{" or ".join(good)} would{reach}'] if good else []
+  for proposal in proposals:
+    if proposal.value is None:
+      said.append(f'{proposal} would{"" if said else reach}: {proposal.reason}')
   both = None if good else forecast.from_nearby()
   if both is not None:
     said.append(f'{both[0]} with {both[1]} would')

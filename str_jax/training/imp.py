@@ -33,6 +33,7 @@ from str_jax.training import (
 from str_jax.training.stage import Stage
 from str_jax.training.state import State
 
+_MOST_ROUNDS = 1000
 _ROW = ('sparsity', 'nonzero', 'top1', 'best_top1', 'seconds')
 
 
@@ -54,7 +55,7 @@ def train(
       not finite.
     FileNotFoundError: the data set is not there.
   """
-  _check(config)
+  check(config)
   workdir.check(directory, config)
   summary = finish.finished(directory)
   if summary is not None:
@@ -67,9 +68,9 @@ def train(
       done.append(records.read_json(folder / 'summary.json'))
       continue
     print(f'round {number} of {config.imp.rounds}: {sparsity:.2%} zeros')
-    settings = _settings(config, number)
-    workdir.check(folder, settings)
-    run = loop.Run(settings, folder)
+    part = settings(config, number)
+    workdir.check(folder, part)
+    run = loop.Run(part, folder)
     # Now that the fields are checked.
     distributed.on_first(lambda: workdir.claim(directory, config))
     start = None if number == 0 else _Pruned(directory, number, sparsity)
@@ -160,12 +161,20 @@ class _Pruned:
     return run.state_of(variables, stage, step or 0)
 
 
-def _check(config: Any) -> None:
+def check(config: Any) -> None:
+  """Checks the fields of ``imp``, and those that it excludes.
+
+  Args:
+    config: see configs/common.py.
+
+  Raises:
+    ValueError: one of them is missing, out of range, or set and should not be.
+  """
   imp = config.imp
-  if imp.rounds is None or imp.rounds < 1:
+  if imp.rounds is None or not 1 <= imp.rounds < _MOST_ROUNDS:
     raise ValueError(
-      'imp.rounds must be 1 or more for the other fields of imp, got '
-      f'{imp.rounds}.'
+      f'imp.rounds must be 1 or more and below {_MOST_ROUNDS} for the other '
+      f'fields of imp, got {imp.rounds}.'
     )
   if imp.sparsity is None or not 0 < imp.sparsity < 1:
     raise ValueError(
@@ -179,7 +188,7 @@ def _check(config: Any) -> None:
       'imp prunes between its rounds, which need method.name=dense and no '
       f'other field of method, got {got}.'
     )
-  fields.duration(imp, 'rewind', 1)  # whether it can be one
+  fields.duration(config, 'imp.rewind', 1)  # whether it can be one
   keeps = (config.checkpoint_keep_steps, config.checkpoint_keep_epochs)
   if keeps != (None, None):
     raise ValueError(
@@ -188,9 +197,17 @@ def _check(config: Any) -> None:
     )
 
 
-def _settings(config: Any, number: int) -> Any:
-  """The config of a round, an ordinary run."""
-  settings = copy.deepcopy(config)
+def settings(config: Any, number: int) -> Any:
+  """The config of a round, an ordinary run.
+
+  Args:
+    config: of all rounds.
+    number: of the round; 0 is the dense one.
+
+  Returns:
+    A config without ``imp``.
+  """
+  part = copy.deepcopy(config)
   values = {
     'imp.rounds': None,
     'imp.sparsity': None,
@@ -201,8 +218,8 @@ def _settings(config: Any, number: int) -> Any:
   }
   if number:
     values |= {'method.name': 'frozen', 'init_from': None}
-  settings.update_from_flattened_dict(values)
-  return settings
+  part.update_from_flattened_dict(values)
+  return part
 
 
 def _finish(
@@ -237,6 +254,6 @@ def _finish(
     page.write(directory)
 
   distributed.on_first(write)
-  finish.show(summary)
+  finish.show(summary, directory)
   print(f'report: {directory / "report.html"}')
   return summary

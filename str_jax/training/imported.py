@@ -14,7 +14,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from str_jax import data, flops, models, report
-from str_jax.data import imagenet
 from str_jax.interop import files, torch_names
 from str_jax.methods import Method
 from str_jax.paths import THRESHOLD
@@ -44,13 +43,6 @@ CONFIGS = {
   'resnet20': 'configs/cifar10.py',
   'resnet32': 'configs/cifar10.py',
   'resnet56': 'configs/cifar10.py',
-}
-# What is known of a set without it: side of the images, classes, training
-# images.
-_KNOWN = {
-  'imagenet2012': (224, 1000, imagenet.FULL['train']),
-  'cifar10': (32, 10, 50_000),
-  'cifar100': (32, 100, 50_000),
 }
 _SHORT = 60
 
@@ -183,7 +175,7 @@ def read(
   if method is not None:
     config.model.first_layer_dense = THRESHOLD not in params['stem']
     config.model.last_layer_dense = THRESHOLD not in params['classifier']
-  found, is_here = _dataset(config)
+  found, is_here = setup.dataset_or_like(config)
   wants = (
     params['stem']['kernel'].shape[2],
     params['classifier']['kernel'].shape[-1],
@@ -196,23 +188,6 @@ def read(
       'its own data set by --dataset.'
     )
   return Arrived(file, method, variables, spec, config, found, is_here)
-
-
-def _dataset(config: ConfigDict) -> tuple[data.Dataset, bool]:
-  """The data set of a config, or what stands for a known one without it."""
-  try:
-    return setup.dataset(config), True
-  except FileNotFoundError:
-    if config.dataset not in _KNOWN:
-      raise
-  size, classes, examples = _KNOWN[config.dataset]
-  stand_in = data.load(
-    'fake',
-    image_size=config.image_size or size,
-    fake_classes=classes,
-    fake_examples=examples,
-  )
-  return dataclasses.replace(stand_in, name=config.dataset), False
 
 
 def _write(

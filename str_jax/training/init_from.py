@@ -164,7 +164,7 @@ def method_of(config: Any, variables: dict[str, Any]) -> Method | None:
     for path in traverse_util.flatten_dict(variables['params'])
   )
   return (
-    build.method(config.method, **build.by_optimizer(config))
+    build.method(config.method, **build.beside(config))
     if has_thresholds
     else None
   )

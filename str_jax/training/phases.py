@@ -44,7 +44,7 @@ def create(
     ValueError: a length that is out of range, or contradicts another.
   """
   total = main_steps + _finetune_steps(config, per_epoch, main_steps)
-  freeze = _freeze_step(config.method, method, per_epoch, main_steps)
+  freeze = _freeze_step(config, method, per_epoch, main_steps)
   if freeze == total:
     return (Phase(method, 0, total),)
   return (
@@ -77,12 +77,12 @@ def learning_rate(
     c.learning_rate,
     total_steps=main_steps,
     steps_per_epoch=per_epoch,
-    warmup_steps=fields.duration(c, 'warmup', per_epoch) or 0,
+    warmup_steps=fields.duration(config, 'schedule.warmup', per_epoch) or 0,
     hold=c.hold,
     boundaries_epochs=tuple(c.boundaries_epochs),
     factor=c.factor,
   )
-  rewind = fields.duration(config.method, 'rewind', per_epoch)
+  rewind = fields.duration(config, 'method.rewind', per_epoch)
   if rewind is not None:
     back = main_steps - rewind
     return lambda step: main(jnp.where(step < main_steps, step, step - back))
@@ -96,7 +96,7 @@ def _freeze_step(
   config: Any, method: Method | None, per_epoch: int, main_steps: int
 ) -> int:
   """After which step the zeros stay, were there a step after it."""
-  freeze = fields.duration(config, 'freeze', per_epoch)
+  freeze = fields.duration(config, 'method.freeze', per_epoch)
   if freeze is None:
     return main_steps
   if method is None:
@@ -116,8 +116,8 @@ def _freeze_step(
 def _finetune_steps(config: Any, per_epoch: int, main_steps: int) -> int:
   """The length of the fine-tuning: given, or of the rewound schedule."""
   c = config.method
-  steps = fields.duration(c, 'finetune', per_epoch)
-  rewind = fields.duration(c, 'rewind', per_epoch)
+  steps = fields.duration(config, 'method.finetune', per_epoch)
+  rewind = fields.duration(config, 'method.rewind', per_epoch)
   rate = c.finetune_learning_rate
   if rewind is None:
     if steps and rate is None and config.schedule.name == 'cosine':

@@ -52,7 +52,8 @@ def create(
     A function from an integer step, traced or not, to a float32 scalar.
 
   Raises:
-    ValueError: an unknown name or hold, or a warm-up longer than the run.
+    ValueError: an unknown name or hold, a warm-up longer than the run, or a
+      boundary that is not above 0.
 
   STR (ICML 2020), appendix: cosine with 5 epochs of warm-up, changed once an
   epoch.
@@ -71,6 +72,11 @@ def create(
     raise ValueError(
       f'the warmup_steps need to lie between 0 and the {total_steps} of the '
       f'run, got {warmup_steps}.'
+    )
+  if any(epoch <= 0 for epoch in boundaries_epochs):
+    raise ValueError(
+      'the boundaries_epochs need to be above 0, epochs from the start, got '
+      f'{tuple(boundaries_epochs)}.'
     )
   unit = steps_per_epoch if hold == 'epoch' else 1
   warmup = warmup_steps / unit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Generator
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import jax
 
 from str_jax import data
+from str_jax.data import imagenet
 from str_jax.data.sources import Skip
 from str_jax.training import build, distributed, init_from, workdir
 from str_jax.training import placement as placements
@@ -18,6 +20,14 @@ from str_jax.training import state as states
 from str_jax.training.checkpoint import Checkpoints
 from str_jax.training.stage import Stage
 from str_jax.training.state import State
+
+# What is known of a set without it: side of the images, classes, training
+# images.
+_KNOWN = {
+  'imagenet2012': (224, 1000, imagenet.FULL['train']),
+  'cifar10': (32, 10, 50_000),
+  'cifar100': (32, 100, 50_000),
+}
 
 
 def dataset(config: Any) -> data.Dataset:
@@ -40,6 +50,35 @@ def dataset(config: Any) -> data.Dataset:
     validation=config.validation,
     augment=config.augment,
   )
+
+
+def dataset_or_like(config: Any) -> tuple[data.Dataset, bool]:
+  """The data set of a config, or what stands for a known one without it.
+
+  Args:
+    config: a config.
+
+  Returns:
+    The data set, and whether it is on this machine: else it has its shapes
+    and sizes, and no images of it.
+
+  Raises:
+    FileNotFoundError: it is not here, and nothing is known of it.
+    ValueError: a field that does not fit it.
+  """
+  try:
+    return dataset(config), True
+  except FileNotFoundError:
+    if config.dataset not in _KNOWN:
+      raise
+  size, classes, examples = _KNOWN[config.dataset]
+  stand_in = data.load(
+    'fake',
+    image_size=config.image_size or size,
+    fake_classes=classes,
+    fake_examples=examples,
+  )
+  return dataclasses.replace(stand_in, name=config.dataset), False
 
 
 class Setup:

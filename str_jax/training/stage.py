@@ -74,16 +74,7 @@ def create(
     ValueError: a field out of range.
   """
   method = phase.method
-  model = build.model(config, dataset.num_classes, method)
-  tx = plans.optimizer(config, plan, phase)
-
-  def init(seed: jax.Array) -> State:
-    state = states.create(model, tx, dataset.image_shape, seed)
-    # Some methods zero weights from the first step on; others check here
-    # whether they fit the model.
-    variables = layout.update_thresholds(method, state.variables, 0)
-    return dataclasses.replace(state, variables=variables)
-
+  model, tx, init = parts(config, plan, phase, dataset)
   abstract = jax.eval_shape(init, config.seed)
   placement.share(abstract)  # whether it can be split
   here = placement.shardings(abstract)
@@ -129,6 +120,37 @@ def create(
     ),
     target=target,
   )
+
+
+def parts(
+  config: Any, plan: plans.Plan, phase: plans.Phase, dataset: data.Dataset
+) -> tuple[Any, optax.GradientTransformation, Callable[..., State]]:
+  """What a phase is made of, before anything has its place.
+
+  Args:
+    config: a config.
+    plan: its plan.
+    phase: one of the plan's phases.
+    dataset: the data set.
+
+  Returns:
+    The model, the optimizer, and what makes the first state of a seed.
+
+  Raises:
+    ValueError: a field out of range.
+  """
+  method = phase.method
+  model = build.model(config, dataset.num_classes, method)
+  tx = plans.optimizer(config, plan, phase)
+
+  def init(seed: jax.Array) -> State:
+    state = states.create(model, tx, dataset.image_shape, seed)
+    # Some methods zero weights from the first step on; others check here
+    # whether they fit the model.
+    variables = layout.update_thresholds(method, state.variables, 0)
+    return dataclasses.replace(state, variables=variables)
+
+  return model, tx, init
 
 
 def evaluate(

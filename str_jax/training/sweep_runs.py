@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import pathlib
 import signal
 import subprocess
@@ -14,6 +12,12 @@ from typing import Any
 from str_jax.training import records
 from str_jax.training.sweeps import Sweep, Trial
 
+_DYING = """
+import contextlib, ctypes, os, signal, sys
+with contextlib.suppress(OSError, AttributeError):
+  ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
 OUTPUT = 'output.txt'  # in a run's folder: what it printed
 
 
@@ -97,12 +101,11 @@ def _train(trial: Trial, signals: _Signals) -> str:
     begin = output.tell()
     # A group of its own: the terminal's Ctrl-C would reach the run twice.
     process = subprocess.Popen(
-      [sys.executable, 'main.py', *trial.arguments],
+      [sys.executable, *_dying_with_parent(), 'main.py', *trial.arguments],
       stdin=subprocess.DEVNULL,
       stdout=output,
       stderr=subprocess.STDOUT,
       process_group=0,
-      preexec_fn=_die_with_parent if sys.platform == 'linux' else None,
     )
     code = signals.wait(process)
   if signals.caught:
@@ -112,10 +115,13 @@ def _train(trial: Trial, signals: _Signals) -> str:
   return _last_sentence(trial.directory / OUTPUT, begin)
 
 
-def _die_with_parent() -> None:
-  """Lets the system end a run whose sweep was killed: nobody waits for it."""
-  with contextlib.suppress(OSError, AttributeError):
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+def _dying_with_parent() -> tuple[str, ...]:
+  """Arguments of Python by which a run ends whose sweep was killed.
+
+  Nobody would wait for it. Not done between fork and exec: JAX, which checked
+  the configs, has threads here.
+  """
+  return ('-c', _DYING) if sys.platform == 'linux' else ()
 
 
 def _last_sentence(path: pathlib.Path, begin: int) -> str:

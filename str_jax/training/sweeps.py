@@ -12,10 +12,20 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from str_jax.training import build, fields, flags, records, workdir
+from str_jax.training import (
+  build,
+  fields,
+  flags,
+  records,
+  refusal,
+  rehearsal,
+  workdir,
+)
 
 # A comma between parentheses or brackets belongs to the value.
 _COMMA = re.compile(r',(?![^()]*\))(?![^\[\]]*\])')
+
+_MOST_SEEDS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +81,13 @@ def create(
   over: Sequence[str] = (),
   seeds: str | None = None,
   out: pathlib.Path | None = None,
+  *,
+  needs_data: bool = True,
 ) -> Sweep:
   """Works out the runs of a sweep, and checks all of their configs.
+
+  What the first step of a run would refuse is refused here, see
+  :func:`str_jax.training.rehearsal.check`.
 
   Args:
     spec: a config file, and a variant of it after a colon.
@@ -80,13 +95,15 @@ def create(
     over: texts ``FIELD=VALUE,VALUE``.
     seeds: ``3`` for 0, 1 and 2, ``3,7`` for these; None for the config's own.
     out: the folder; None for one under runs/.
+    needs_data: whether the data sets have to be on this machine.
 
   Returns:
     The sweep; nothing is written.
 
   Raises:
     ValueError: a field, a value, a seed or a folder that cannot be used.
-    FileNotFoundError: a budget file is missing.
+    FileNotFoundError: a budget file, a data set or what a run starts from is
+      missing.
   """
   config, changes = flags.load_config(spec, overrides)
   swept = _swept(over, changes)
@@ -100,6 +117,7 @@ def create(
   _check_folder(out, owner)
   trials = []
   configs: dict[str, str] = {}
+  new: dict[tuple[str, ...], tuple[str, Any, Mapping[str, Any]]] = {}
   for values in itertools.product(*swept.values()):
     for seed in numbers:
       name = _name([*labels.values(), 'seed'], [*values, str(seed)])
@@ -109,13 +127,17 @@ def create(
         if field != 'seed' or seeds is not None
       ]
       directory = out / name
-      _check_run(spec, [*overrides, *sets], directory, configs)
+      settings = _check_run(spec, [*overrides, *sets], directory, configs)
+      if not (directory / 'config.json').exists():  # a begun one was checked
+        new.setdefault(values, (name, *settings))  # seeds change nothing
       arguments = f'--config={spec}', *overrides, *sets
       trials.append(
         Trial(
           name, values, seed, directory, (*arguments, f'--workdir={directory}')
         )
       )
+  for run in new.values():  # last: each takes a while
+    _rehearse(spec, *run, needs_data)
   return Sweep(out, labels, owner, tuple(trials))
 
 
@@ -156,7 +178,7 @@ def _swept(
         'one out.'
       )
     swept[field] = split(values)
-    if not equals or not all(swept[field]):
+    if not field or not equals or not all(swept[field]):
       raise ValueError(
         '--over needs a field and values with commas between them, as '
         f'method.sparsity=0.8,0.9, got {text!r}.'
@@ -179,6 +201,11 @@ def _seeds(
     numbers = [int(number) for number in text.split(',')]
   except ValueError:
     numbers = []
+  if len(numbers) == 1 and numbers[0] > _MOST_SEEDS:
+    raise ValueError(
+      f'--seeds={text} asks for more than {_MOST_SEEDS} seeds: a single one is '
+      f'set by --config.seed={text}.'
+    )
   if len(numbers) == 1 and numbers[0] > 0:
     return list(range(numbers[0]))
   if len(numbers) < 2 or len(set(numbers)) < len(numbers) or min(numbers) < 0:
@@ -238,7 +265,7 @@ def _check_run(
   overrides: Sequence[str],
   directory: pathlib.Path,
   configs: dict[str, str],
-) -> None:
+) -> tuple[Any, Mapping[str, Any]]:
   """Checks a run's fields and folder, and that no other run is the same.
 
   Args:
@@ -247,9 +274,11 @@ def _check_run(
     directory: the run's folder.
     configs: from the settings of the runs before it to their names; this
       one's are added.
+
+  Returns:
+    Its config, and what is set in it.
   """
-  config, _ = flags.load_config(spec, overrides)
-  fields.check(config)
+  config, changes = flags.load_config(spec, overrides)
   build.inline_budget(config, directory)
   workdir.check(directory, config)
   settings = config.to_json_best_effort()
@@ -264,3 +293,19 @@ def _check_run(
       'that --over names.'
     )
   configs[settings] = directory.name
+  return config, changes
+
+
+def _rehearse(
+  spec: str,
+  name: str,
+  config: Any,
+  changes: Mapping[str, Any],
+  needs_data: bool,
+) -> None:
+  """Checks the rest of a run, and says which it is."""
+  try:
+    with refusal.told(spec, changes):
+      rehearsal.check(config, needs_data)
+  except (ValueError, FileNotFoundError) as error:
+    raise ValueError(f'{name}: {error}') from error

@@ -11,6 +11,7 @@ import pytest
 import str_jax
 from str_jax import __main__ as command_line
 from str_jax import models
+from str_jax.commands import import_
 from str_jax.interop import dense_file, files, torch_names
 from str_jax.interop import torch as interop
 from str_jax.methods import STR
@@ -209,6 +210,7 @@ def test_without_its_data_set(tmp_path, monkeypatch, capsys):
 
 def test_every_known_network_has_a_config():
   assert imported.CONFIGS.keys() == torch_names.FAMILIES.keys()
+  assert import_.ARCHS == tuple(torch_names.FAMILIES)  # what --help lists
   for arch, path in imported.CONFIGS.items():
     for variant in ('', ':dense'):
       config, _ = flags.load_config(path + variant)

@@ -2,10 +2,12 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import str_jax
 from str_jax import budgets, data, methods
 from str_jax.training import build, loop
 from str_jax.training import plan as plans
@@ -134,12 +136,12 @@ def test_sgd_has_other_defaults_on_the_way_to_a_target(with_method):
   method = lambda: build.scheduled(config, 19, 20, None)
   settings = lambda m: (m.rescales, m.theta)
   assert settings(method()) == (False, 0.3)
-  again = build.method(config.method, **build.by_optimizer(config))
+  again = build.method(config.method, **build.beside(config))
   assert settings(again) == (False, 0.3)
   config.method.rescale = True
   assert settings(method()) == (True, 0.3)
   config.method.target = None
-  assert build.by_optimizer(config) == {}
+  assert build.beside(config) == {}
   config = with_method('str', target=0.5)
   config.optimizer.name = 'adamw'
   assert settings(method()) == (True, 0.1)
@@ -196,17 +198,39 @@ def test_another_methods_weights_are_pruned_before_the_first_step(
     ),
     ('gmp', {'budget': 'str-resnet50-90.23'}, 'lacks conv1.*besides names'),
     ('gmp', {'sparsity': 0.5, 'hold': 'day'}, "method.hold .*got 'day'"),
-    ('dense', {'target': 0.5}, 'dense has no target: use one of str, st3,'),
+    (
+      'dense',
+      {'target': 0.5},
+      'dense has no method.end_steps, method.target: .* str, st3,',
+    ),
     ('str', {'target': 0.5, 'target_flops': 0.5}, 'one target, but .* are set'),
     ('str', {'target': 1.0}, r'in \[0, 1\); 90% is 0.9, got 1.0'),
     ('str', {'target_floor': 5}, 'set a target too'),
     ('str', {'target': 0.5, 'end_steps': 40}, 'within the run of'),
-    ('st3', {'target': 0.5, 'sparsity': 0.5}, 'target alone'),
+    (
+      'st3',
+      {'target': 0.5, 'sparsity': 0.5},
+      'target alone.*set --config.method.sparsity=None.$',
+    ),
+    (
+      'gmp',
+      {'target': 0.5, 'sparsity': 0.5},
+      'sparsity=None and --config.method.budget=global',
+    ),
+    ('gmp', {'target': 0.5}, 'set --config.method.budget=global'),
+    ('str', {'sparsity': 0.8}, 'ask for it by --config.method.target=0.8'),
+    ('str', {'sparsity': 0.8, 'target': 0.8}, 'has no method.sparsity; the'),
+    ('dense', {'g': 'exp', 'pattern': '2:4'}, 'nor any other field: leave'),
+    ('str', {'hold': 'epoch'}, 'str has method.hold on the way to a target'),
     ('str', {'target_madds': 100_000}, 'ask for madds from 1 to 6,992'),
     ('str', {'target_nonzero': 5, 'target_floor': 4}, 'from 12 to 404'),
     ('str', {'hold': 'epoch', 'power': 2.0}, 'on the way to a target only'),
-    ('dense', {'hold': 'epoch'}, 'dense has no method.hold'),
-    ('str', {'budget': 'erk'}, 'str has no setting budget'),
+    ('frozen', {'hold': 'epoch'}, 'frozen has no method.hold'),
+    (
+      'str',
+      {'budget': 'erk'},
+      'str has no method.budget; the fields of str are .*hold',
+    ),
     (
       'gmp',
       {'sparsity': 0.5, 'hold': 'epoch', 'end_steps': 19, 'start_steps': 1},
@@ -224,3 +248,24 @@ def test_what_a_method_cannot_do_is_named(
     loop.Run(config, tmp_path / 'run')
   assert '\n' not in str(error.value)
   assert not (tmp_path / 'run').exists()
+
+
+def test_a_pattern_runs_along_the_inputs_of_a_vit(make_config):
+  config = make_config('dense', method__pattern='2:4', method__sparsity=0.0)
+  with config.unlocked():
+    del config.model.widths
+  config.update_from_flattened_dict(
+    {'method.name': 'dnw', 'model.name': 'vit_micro', 'model.depth': 1}
+    | {'model.width': 8, 'model.heads': 2}
+  )
+  method = build.scheduled(config, 19, 20, None)
+  assert method == build.method(config.method, **build.beside(config))
+  model = build.model(config, 10, method)
+  images = jnp.zeros((1, 8, 8, 4))
+  variables = model.init(jax.random.key(0), images)
+  params = str_jax.effective_params(
+    method, str_jax.update_thresholds(method, variables, 0)
+  )
+  for name, layer in params['block1']['attention'].items():
+    groups = np.asarray(layer['kernel']).reshape(2, 4, 8)
+    assert ((groups != 0).sum(1) == 2).all(), name

@@ -9,7 +9,7 @@ import pytest
 from absl import flags as absl_flags
 
 import main
-from str_jax.training import flags
+from str_jax.training import build, console, flags, refusal
 
 ROOT = pathlib.Path(main.__file__).parent
 
@@ -127,6 +127,57 @@ def test_a_bad_command_line_is_one_sentence(args, sentence, main_flags, capsys):
   assert re.fullmatch(rf'error: .*{sentence}.*\n', capsys.readouterr().err)
 
 
+@pytest.mark.parametrize('flag', ['--help', '-h', '--helpfull'])
+def test_help_names_every_flag_and_ends_well(flag, capsys):
+  with pytest.raises(SystemExit) as end:
+    flags.parse(['main.py', '--config=configs/digits.py', flag])
+  assert not end.value.code
+  printed = capsys.readouterr().out
+  for said in (
+    *('--config=FILE', '--workdir', '--coordinator', '--num_processes'),
+    *('--process_index', '--config.method.target=0.9', 'docs/config.md'),
+  ):
+    assert said in printed
+  assert max(map(len, printed.splitlines())) <= 80
+
+
+DIGITS = 'configs/digits.py'
+
+
+@pytest.mark.parametrize(
+  ('variant', 'overrides', 'sentence'),
+  [
+    (
+      'str',
+      ['--config.method.name=st3'],
+      'no method.init_value; .* The variant str of .*/digits.py sets '
+      'method.init_value: start from .*/digits.py:st3, or set it to None, by '
+      '--config.method.init_value=None.',
+    ),
+    (
+      '',  # the default one, by its name
+      ['--config.method.name=frozen'],
+      'The variant str of .* start from .*/digits.py:dense, or set',
+    ),
+    (
+      'st3',
+      ['--config.method.name=str', '--config.method.sparsity=None'],
+      'sets method.end_steps, method.start_steps: start from .*:str, or .* by '
+      '--config.method.end_steps=None --config.method.start_steps=None.',
+    ),
+    # What the command line sets is its own to leave out.
+    ('str', ['--config.method.sparsity=0.9'], 'target=0.9.$'),
+  ],
+)
+def test_what_a_variant_sets_is_told(variant, overrides, sentence):
+  spec = f'{ROOT}/{DIGITS}:{variant}'
+  config, changes = flags.load_config(spec, overrides)
+  with pytest.raises(ValueError, match=sentence) as error:
+    with refusal.told(spec, changes):
+      build.method(config.method)
+  assert '\n' not in str(error.value)
+
+
 def test_main_ends_with_exit_code_2():
   done = subprocess.run(
     [sys.executable, 'main.py', '--config=configs/digits.py', '--config.x=1'],
@@ -137,3 +188,10 @@ def test_main_ends_with_exit_code_2():
   assert done.returncode == 2
   assert done.stdout == ''
   assert re.fullmatch('error: there is no field x.*\n', done.stderr)
+
+
+def test_ctrl_c_is_no_traceback(monkeypatch, capsys):
+  monkeypatch.delenv('STR_JAX_TRACEBACK', raising=False)
+  with pytest.raises(SystemExit) as end, console.user_errors():
+    raise KeyboardInterrupt
+  assert end.value.code == 130 and capsys.readouterr().err == 'stopped.\n'

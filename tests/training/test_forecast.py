@@ -209,6 +209,16 @@ def test_why_there_is_no_proposal(decay, init_value, fields):
   for proposal, reason in zip(found, (decay, init_value), strict=True):
     assert (proposal.value is None) == (reason is not None), proposal
     assert (reason or '') in proposal.reason
+  said = forecast.advice(forecast.create(config, plan))
+  good = [str(p) for p in found if p.value is not None]
+  bad = [p for p in found if p.value is None]
+  reach = 'would reach -5 at 40% of training'
+  if good:
+    assert said.startswith(f'{" or ".join(good)} {reach}; no value of ')
+  elif 'slope' not in said:
+    assert said.startswith(f'no value of {bad[0].field} {reach}: ')
+  for proposal in bad[not good :]:
+    assert f'no value of {proposal.field} would: {proposal.reason}' in said
 
 
 def test_where_s_is_no_matter_of_decay():

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from str_jax import data
-from str_jax.training import loop, records
+from str_jax.training import finish, imp, loop, records
 from str_jax.training import stage as stages
 
 pytestmark = pytest.mark.usefixtures('quick')
@@ -304,3 +304,28 @@ def test_nan_stops_the_run_and_is_never_saved(diverging, tmp_path):
     assert is_finite(state), at
     state = stage.train_step(state, run.placement.put(next(batches)))
   assert int(state.first_nonfinite) == step
+
+
+def test_a_network_with_dead_layers_says_so(recorded, tmp_path, capsys):
+  summary = json.loads(json.dumps(recorded('st3').summary))
+  finish.show(summary, tmp_path)
+  assert 'no weight left' not in capsys.readouterr().out
+  for row in summary['layers'][:2]:
+    row['nonzero'] = 0
+  doctor = 'python -m str_jax doctor'
+  finish.show(summary, tmp_path / 'a run')
+  said = f"2 layers have no weight left: {doctor} '{tmp_path}/a run' says why\n"
+  assert said in capsys.readouterr().out
+  summary['layers'][0]['nonzero'] = 1
+  row = {name: summary[name] for name in imp._ROW}
+  finish.show(summary | {'rounds': [row, row]}, tmp_path)
+  said = f'1 layer has no weight left: {doctor} {tmp_path}/round-1 says why\n'
+  assert said in capsys.readouterr().out
+
+
+def test_the_end_of_a_run_names_its_dead_layers(make_config, tmp_path, capsys):
+  config = make_config('str', method__target_nonzero=1, method__end_steps=8)
+  assert loop.train(config, tmp_path / 'run')['nonzero'] == 1
+  printed = capsys.readouterr().out
+  assert '2 layers have no weight left: ' in printed
+  assert f'doctor {tmp_path}/run says why' in printed

@@ -215,13 +215,14 @@ def test_a_mistake_is_one_sentence(arguments, source, capsys, monkeypatch):
   assert sorted(source.parent.rglob('*')) == before
 
 
-def test_nothing_is_left_of_one_that_failed(source, monkeypatch):
+def test_nothing_is_left_of_one_that_is_stopped(source, monkeypatch):
   def fail(*args):
     assert out.exists()
     raise KeyboardInterrupt
 
   out = source.with_name('run-snap-nonzero9')
   monkeypatch.setattr(norms, 'reestimate', fail)
-  with pytest.raises(KeyboardInterrupt):
+  with pytest.raises(SystemExit) as end:
     command_line.main(['snap', str(source), '--nonzero=9'])
+  assert end.value.code == 130
   assert not out.exists()
