@@ -10,8 +10,8 @@ VGG-16 and WideResNet-34-2, and an Equinox MLP of three layers with 2,048
 units, at 90, 95 and 98% zeros. Weights are drawn at random; of each layer but
 the first one and the classifier the smallest are zero: where they lie makes no
 difference to what is skipped. Programs run in one process, in turns, on the
-CPUs that --threads leaves: ours, XLA's of the same function, and ONNX Runtime's
-where our export writes the model. Written to benchmarks/results/functions.json
+CPUs that --threads leaves: ours, XLA's of the same function, and, of the Flax
+models, which our export writes, ONNX Runtime's. Written to benchmarks/results/functions.json
 and .md.
 """
 
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import pathlib
 import tempfile
 from collections.abc import Callable
@@ -132,9 +133,12 @@ def _drawn(tree: Any, kind: str, sparsity: float) -> Any:
 
 def measure(case: Case, threads: int, rounds: int) -> dict[str, Any]:
   """What is recorded of a case."""
-  others = {
-    'ONNX Runtime, dense': lambda x: peers.onnx_session(_onnx(case), x, threads)
-  }
+  others = {}
+  found = map(importlib.util.find_spec, ('jax2onnx', 'onnxruntime'))
+  if case.model is not None and all(found):
+    others['ONNX Runtime, dense'] = lambda x: peers.onnx_session(
+      _onnx(case), x, threads
+    )
   found = comparison.compare_function(
     case.function, case.weights, case.shape, others=others, rounds=rounds
   )
@@ -151,11 +155,6 @@ def measure(case: Case, threads: int, rounds: int) -> dict[str, Any]:
 
 def _onnx(case: Case) -> bytes:
   """The case as an ONNX model."""
-  if case.model is None:
-    import jax2onnx
-
-    dense = lambda x: case.function(case.weights, x)
-    return jax2onnx.to_onnx(dense, inputs=[case.shape]).SerializeToString()
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / 'model.onnx'
     onnx.write(

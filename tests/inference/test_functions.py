@@ -177,17 +177,16 @@ def test_images_become_planes_and_come_back(channels, pixels):
 
 METHOD = str_jax.methods.create('st3', sparsity=0.8, end_step=1)
 MODELS = {
-  'vit_micro': ((2, 16, 16, 3), 20),
-  'vgg11': ((1, 32, 32, 3), 6),
-  'wrn_34_2': ((1, 9, 9, 3), 25),
-  'resnet20': ((2, 9, 9, 3), 15),
+  'vit_micro': ((2, 16, 16, 3), {'depth': 1}, 4),
+  'vgg11': ((1, 8, 8, 3), {'stage_sizes': (1, 2), 'widths': (8, 12)}, 2),
+  'wrn_34_2': ((1, 9, 9, 3), {'stage_sizes': (1, 1, 1), 'widen': 1}, 4),
 }
 
 
 @pytest.mark.parametrize('name', MODELS)
 def test_our_models_with_their_thresholds(name):
-  shape, least = MODELS[name]
-  model = str_jax.models.create(name, num_classes=10, method=METHOD)
+  shape, sizes, least = MODELS[name]
+  model = str_jax.models.create(name, num_classes=10, method=METHOD, **sizes)
   x = normal(*shape)
   variables = jax.jit(model.init)(jax.random.key(0), x)
   variables = str_jax.update_thresholds(METHOD, variables, step=1)
