@@ -11,8 +11,8 @@ units, at 90, 95 and 98% zeros. Weights are drawn at random; of each layer but
 the first one and the classifier the smallest are zero: where they lie makes no
 difference to what is skipped. Programs run in one process, in turns, on the
 CPUs that --threads leaves: ours, XLA's of the same function, and, of the Flax
-models, which our export writes, ONNX Runtime's. Written to benchmarks/results/functions.json
-and .md.
+models, which our export writes, ONNX Runtime's. Written to
+benchmarks/results/functions.json and .md.
 """
 
 from __future__ import annotations
