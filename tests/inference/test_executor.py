@@ -1,6 +1,5 @@
 """Networks computed by the kernels, against the models themselves."""
 
-import shutil
 import threading
 
 import jax
@@ -11,7 +10,7 @@ from flax import linen as nn
 
 import str_jax
 from str_jax import inference, methods
-from str_jax.inference import executor, layout, native, reading, timing
+from str_jax.inference import executor, layout, reading, timing
 from str_jax.inference.network import DENSE, SPARSE, Kernel
 
 # Odd sizes, several images, every kind of block, stride and shortcut.
@@ -60,14 +59,6 @@ def network(name, density=0.3, method=None):
     jax.tree.map(lambda x: np.full(x.shape, -1.0), variables),
   )
   return model, variables, images, model.apply(variables, images)
-
-
-@pytest.fixture(scope='module')
-def kernels():
-  """The C++ kernels, which every machine with a compiler has."""
-  if not any(map(shutil.which, native._COMPILERS)):
-    pytest.skip('there is no C++ compiler')
-  native.register()
 
 
 @pytest.mark.parametrize('mode', inference.executor.MODES)
