@@ -2,9 +2,10 @@
 
 import network_folders
 import pytest
+import quick_sweeps
 
 from str_jax import __main__ as command_line
-from str_jax.training import setup
+from str_jax.training import runs_page, setup, sweeps
 
 
 @pytest.fixture(scope='session')
@@ -41,3 +42,16 @@ def no_data(monkeypatch):
     raise FileNotFoundError('the data set is not here')
 
   monkeypatch.setattr(setup, 'dataset', missing)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+  """Where sweeps are started, of a trainer that is quick."""
+  (tmp_path / 'main.py').write_text(quick_sweeps.MAIN)
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.delenv('STR_JAX_TRACEBACK', raising=False)
+  # A run's config.json is the trainer's to check.
+  monkeypatch.setattr(sweeps.workdir, 'check', lambda *unused: None)
+  # The page has tests of its own.
+  monkeypatch.setattr(runs_page, 'write', lambda runs, out: (runs, out)[1])
+  return tmp_path

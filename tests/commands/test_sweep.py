@@ -13,68 +13,9 @@ import threading
 import time
 
 import pytest
+from quick_sweeps import ROOT, SPEC, begun, error_of, sweep
 
-from str_jax import __main__ as command_line
 from str_jax.training import runs_page, sweep_runs, sweeps
-
-ROOT = pathlib.Path(__file__).parents[2]
-SPEC = f'{ROOT}/configs/digits.py:st3'
-
-# In the place of the trainer: fails, waits for SIGTERM, or leaves a summary.
-MAIN = """
-import json, pathlib, signal, sys, time
-flags = dict(a.lstrip('-').split('=', 1) for a in sys.argv[1:])
-sparsity = float(flags.get('config.method.sparsity', 0.5))
-folder = pathlib.Path(flags['workdir'])
-with open('begun.txt', 'a') as file:
-  print(folder.name, file=file)
-if pathlib.Path('fails').exists() and sparsity == 0.9:
-  print('a line\\nerror: the learning rate is too high.\\nand a last line')
-  sys.exit(2)
-if pathlib.Path('waits').exists():
-  def save(*unused):
-    (folder / 'saved').touch()
-    sys.exit(0)
-  signal.signal(signal.SIGTERM, save)
-  (folder / 'ready').touch()
-  time.sleep(60)
-(folder / 'config.json').touch()
-(folder / 'summary.json').write_text(json.dumps({
-  'top1': sparsity + int(flags.get('config.seed', 0)) / 100,
-  'sparsity': sparsity, 'dense_flops': 4000000, 'flops': 2000000,
-  'seconds': 1.5, 'steps': 9, 'weights': 10, 'nonzero': 1, 'layers': [],
-  **dict.fromkeys(('config', 'versions'), {}),
-  **dict.fromkeys(('model', 'dataset', 'method', 'command', 'device'), ''),
-  **dict.fromkeys(('note', 'best_top1', 'best_step', 'eval_loss')),
-  'examples_per_second': None,
-}))
-"""
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-  """Where sweeps are started, of a trainer that is quick."""
-  (tmp_path / 'main.py').write_text(MAIN)
-  monkeypatch.chdir(tmp_path)
-  monkeypatch.delenv('STR_JAX_TRACEBACK', raising=False)
-  # A run's config.json is the trainer's to check.
-  monkeypatch.setattr(sweeps.workdir, 'check', lambda *unused: None)
-  # The page has tests of its own.
-  monkeypatch.setattr(runs_page, 'write', lambda runs, out: (runs, out)[1])
-  return tmp_path
-
-
-def sweep(*arguments, over='method.sparsity=0.8,0.90', out='out'):
-  command_line.main(
-    ['sweep', f'--config={SPEC}', f'--over={over}', f'--out={out}', *arguments]
-  )
-
-
-def begun(folder):
-  path = folder / 'begun.txt'
-  names = path.read_text().split() if path.exists() else []
-  path.unlink(missing_ok=True)
-  return names
 
 
 def wait_for(found):
@@ -83,15 +24,6 @@ def wait_for(found):
       return
     time.sleep(0.05)
   raise TimeoutError
-
-
-def error_of(capsys, *arguments, **options):
-  with pytest.raises(SystemExit) as end:
-    sweep(*arguments, **options)
-  assert end.value.code == 2
-  error = capsys.readouterr().err
-  assert error.startswith('error: ') and error.count('\n') == 1
-  return error
 
 
 def test_every_value_with_every_seed_in_one_table(folder, capsys):
@@ -268,70 +200,6 @@ def test_names_and_values():
   assert alone.arguments.count('--config.seed=5') == 1
 
 
-MISTAKES = [
-  ('method.nosuch=1,2', [], 'there is no field method.nosuch'),
-  ('method.sparsity=0.8,much', [], 'method.sparsity needs a number or None'),
-  ('method.sparsity=0.8,nan', [], "needs a number or None, got 'nan'"),
-  (
-    'batch_size=8,0',
-    [],
-    'batch_size=0,seed=0: batch_size must be 1 or more, got 0',
-  ),
-  # What the trainer alone would refuse, in any run.
-  ('method.sparsity=0.8,1.5', [], 'sparsity=1.5,seed=0: ST3 needs a sparsity'),
-  (
-    'method.name=st3,str',
-    [],
-    'method=str,seed=0: .* no method.sparsity.*digits.py:str, or',
-  ),
-  ('model.name=convnet,resnt8', [], "model=resnt8.* no model 'resnt8'"),
-  (
-    'model.patch=4,0',
-    ['--config.model.name=vit_micro'],
-    'patch=0.*needs patch',
-  ),
-  ('optimizer.name=sgd,lion', [], 'optimizer=lion.* one of sgd, adam, adamw'),
-  ('total_steps=1000,300', [], 'total_steps=300.* method.end must lie within'),
-  ('method.target_nonzero=9,0', ['--config.method.sparsity=None'], 'got 0'),
-  ('init_from=none,none/too', [], 'none,seed=0: none/config.json is missing'),
-  ('imp.sparsity=0.5,1', ['--config.imp.rounds=2'], 'imp prunes between'),
-  ('dataset=digits,digts', [], 'digts'),
-  ('method.sparsity=', [], 'needs a field and values with commas'),
-  ('method.sparsity', [], "0.8,0.9, got 'method.sparsity'"),
-  ('method.sparsity=0.8,,0.9', [], 'needs a field and values with commas'),
-  ('method.sparsity=0.9,0.90', [], 'sparsity=0.90,seed=0 are the same run'),
-  ('seed=1,2', [], 'give the seeds as --seeds'),
-  ('batch_size=8', ['--over=batch_size=16'], 'batch_size is given twice'),
-  ('batch_size=8', ['--config.batch_size=4'], 'is both set by --config.batch'),
-  ('batch_size=8', ['--seeds=0'], "needs how many, as 3 for .*, got '0'"),
-  ('batch_size=8', ['--seeds=2026101'], 'by --config.seed=2026101'),
-  ('=8', [], "needs a field and values with commas .* got '=8'"),
-  ('batch_size=8', ['--seeds=-1'], "got '-1'"),
-  ('batch_size=8', ['--seeds=1,1'], "got '1,1'"),
-  ('batch_size=8', ['--seeds=two'], "got 'two'"),
-  ('batch_size=8', ['--seeds=2', '--config.seed=1'], 'seed is both set'),
-  ('batch_size=8', ['--out=main.py'], 'must be a folder, but main.py is a'),
-  ('batch_size=8', ['--out=run'], 'but run is that of a run'),
-  ('method.budget=a/b.csv,a_b.csv', [], 'a/b.csv'),
-]
-
-
-@pytest.mark.parametrize(('over', 'arguments', 'sentence'), MISTAKES)
-def test_a_mistake_is_one_sentence_before_any_run(
-  over, arguments, sentence, folder, capsys
-):
-  (folder / 'run').mkdir()
-  (folder / 'run' / 'config.json').touch()
-  error = error_of(capsys, *arguments, over=over)
-  assert re.search(sentence, error), error
-  assert not (folder / 'out').exists() and not begun(folder)
-
-
-def test_without_the_trainer(folder, capsys):
-  (folder / 'main.py').unlink()
-  assert 'sweep starts main.py, which is not in this' in error_of(capsys)
-
-
 def test_the_trainer_itself(tmp_path, monkeypatch):
   """A sweep of one short run, by main.py."""
   monkeypatch.chdir(ROOT)
@@ -346,19 +214,6 @@ def test_the_trainer_itself(tmp_path, monkeypatch):
   assert row['n'] == 1 and row['sparsity_mean'] == pytest.approx(0.5, abs=1e-3)
   output = tmp_path / 'sparsity=0.5,seed=0' / sweep_runs.OUTPUT
   assert 'test accuracy' in output.read_text()
-
-
-def test_print_needs_no_data(folder, capsys):
-  """The runs may be another machine's; wrong values are none anywhere."""
-  spec = f'--config={ROOT}/configs/cifar10.py:st3-95'
-  for data in ('--config.data_dir=none', '--config.dataset=own'):
-    sweep('--print', spec, data)
-    assert len(capsys.readouterr().out.splitlines()) == 2
-    assert 'none' in error_of(capsys, spec, '--config.data_dir=none')
-    error = error_of(
-      capsys, '--print', spec, data, over='method.sparsity=0.8,1.5'
-    )
-    assert 'sparsity=1.5,seed=0: ST3 needs a sparsity' in error
 
 
 def test_the_sweep_leaves_accelerators_to_its_runs(folder, monkeypatch):
