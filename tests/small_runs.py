@@ -31,6 +31,7 @@ NETWORKS = {
   'resnet8': {'stage_sizes': (1,), 'width': 4},
   'resnet20': {'stage_sizes': (1,), 'width': 4},
   'resnet50': {'stage_sizes': (1,), 'width': 4},
+  'vit_micro': {'width': 8, 'depth': 1, 'heads': 2, 'patch': 8},
 }
 LAYERS = ('stem', 'stage1_block1/', 'classifier')  # of what is left of these
 

@@ -25,6 +25,7 @@ from training import conftest as trained
 
 import str_jax
 from str_jax import __main__ as command_line
+from str_jax.inference import comparison
 from str_jax.interop import files
 from str_jax.training import page, placement, stage, sweep_runs
 
@@ -174,6 +175,8 @@ def walk(tmp_path, monkeypatch, capsys, archive):
   monkeypatch.setattr(sweep_runs, '_train', small_runs.train_in_sweep)
   monkeypatch.setattr(page, 'write', lambda directory: directory)
   monkeypatch.setattr(os, 'cpu_count', lambda: 1)
+  monkeypatch.setattr(comparison, '_LEAST_SECONDS', 0)  # a call is enough
+  monkeypatch.setattr(comparison, '_PAUSE_SECONDS', 0)
   # What --threads sets would hold for all the tests that follow.
   monkeypatch.setattr(os, 'sched_setaffinity', lambda *_: None, raising=False)
   if importlib.util.find_spec('torch') is None:  # its files hold safetensors
