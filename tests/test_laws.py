@@ -79,9 +79,14 @@ def images(name):
 
 
 @functools.cache
+def dense_init(name):
+  return create(name).init(KEY, images(name))
+
+
+@functools.cache
 def dense_variables(name):
   """Variables of the dense model; every statistic, scale and gate its own."""
-  variables = create(name).init(KEY, images(name))
+  variables = dense_init(name)
   rng = np.random.default_rng(1)
 
   def vary(path, leaf):
@@ -108,6 +113,12 @@ def sparse_variables(name, method):
   )
   update = functools.partial(str_jax.update_thresholds, METHODS[method])
   return jax.jit(update)(variables, 4)
+
+
+@functools.cache
+def sparse_logits(name, method, lowering):
+  sparse = create(name, method=METHODS[method], lowering=lowering)
+  return optimized(sparse.apply)(sparse_variables(name, method), images(name))
 
 
 def test_every_method_meets_every_model():
@@ -147,8 +158,7 @@ def test_sparse_is_dense_with_effective_weights(name, method):
   # Of another lowering's convolutions, the settings of a method know nothing.
   both = name != 'fastgrnn' and method not in SETTINGS
   for lowering in LOWERINGS if both else ('xla',):
-    sparse = create(name, method=METHODS[method], lowering=lowering)
-    logits = optimized(sparse.apply)(variables, images(name))
+    logits = sparse_logits(name, method, lowering)
     expected = dense_apply(name, lowering)(dense, images(name))
     np.testing.assert_array_equal(logits, expected, lowering)
     assert np.ptp(logits), lowering  # not a network of zeros
@@ -157,8 +167,9 @@ def test_sparse_is_dense_with_effective_weights(name, method):
 @every_pair
 def test_init_is_dense_init_with_thresholds(name, method, assert_trees_equal):
   sparse = create(name, method=METHODS[method]).init(KEY, images(name))
-  dense = create(name).init(KEY, images(name))
-  added = str_jax.add_thresholds(METHODS[method], dense, where=where(name))
+  added = str_jax.add_thresholds(
+    METHODS[method], dense_init(name), where=where(name)
+  )
   assert_trees_equal(sparse, added)
 
 
@@ -175,10 +186,9 @@ def test_init_with_dense_ends(name, method, assert_trees_equal):
   def between(path, leaf):
     return is_kernel(path, leaf) and path[0] not in ('stem', 'classifier')
 
-  dense = create(name).init(KEY, images(name))
   assert_trees_equal(
     ends.init(KEY, images(name)),
-    str_jax.add_thresholds(METHODS[method], dense, where=between),
+    str_jax.add_thresholds(METHODS[method], dense_init(name), where=between),
   )
 
 
@@ -198,7 +208,7 @@ def test_bfloat16_on_a_sharded_batch(name, method):
   logits = apply(variables, images(name))
   assert len(logits.sharding.device_set) == 8
   assert logits.dtype == jnp.float32
-  full = create(name, method=METHODS[method]).apply(variables, images(name))
+  full = sparse_logits(name, method, 'xla')
   np.testing.assert_allclose(logits, full, atol=0.05 * np.abs(full).max())
 
 
