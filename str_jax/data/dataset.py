@@ -1,9 +1,7 @@
 """`load`: an image classification set by name."""
 
 import dataclasses
-import functools
 import os
-from typing import Any
 
 import numpy as np
 
@@ -125,10 +123,11 @@ def load(
 def _digits(
   image_size: int | None, validation: int | None, augment: str | None
 ) -> Dataset:
+  from sklearn.datasets import load_digits
   from sklearn.model_selection import train_test_split
 
   held_out = _DIGITS_VALIDATION if validation is None else validation
-  digits = _read_digits()
+  digits = load_digits()
   images = digits.images.astype(np.uint8)[..., np.newaxis]
   labels = digits.target.astype(np.int32)
 
@@ -156,13 +155,6 @@ def _digits(
     mean=(float(pixels.mean()),),
     std=(float(pixels.std()),),
   )
-
-
-@functools.cache  # a text file of 1,797 lines, which a run opens four times
-def _read_digits() -> Any:
-  from sklearn.datasets import load_digits
-
-  return load_digits()
 
 
 def _fake(

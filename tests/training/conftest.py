@@ -1,6 +1,5 @@
 """Small runs of the trainer, each made once and looked at by many tests."""
 
-import functools
 import json
 import pathlib
 import shutil
@@ -70,8 +69,8 @@ def make_config():
     base = {
       'total_steps': 20,
       'log_every_steps': 3,
-      'eval_every_steps': 10,
-      'checkpoint_every_steps': 20,
+      'eval_every_steps': 5,
+      'checkpoint_every_steps': 4,
       'method.name': method,
       **METHODS[method],
     }
@@ -81,14 +80,6 @@ def make_config():
     return config
 
   return make
-
-
-@pytest.fixture(scope='session')
-def make_saving_config(make_config):
-  """The same, evaluated every 5 steps and saved every 4."""
-  return functools.partial(
-    make_config, eval_every_steps=5, checkpoint_every_steps=4
-  )
 
 
 def _copy(source, target):
@@ -139,15 +130,14 @@ class Recorded:
 
 
 @pytest.fixture(scope='session')
-def recorded(make_saving_config, tmp_path_factory):
+def recorded(make_config, tmp_path_factory):
   """From a method's name to its recorded run."""
   runs = {}
 
   def get(method) -> Recorded:
     if method not in runs:
       runs[method] = Recorded(
-        make_saving_config(method),
-        tmp_path_factory.mktemp(f'recorded-{method}'),
+        make_config(method), tmp_path_factory.mktemp(f'recorded-{method}')
       )
       runs[method].train()
     return runs[method]

@@ -20,13 +20,14 @@ GIVEN = {'stem': 0.5, 'conv1': 0.9, 'classifier': 0.25}
 
 @pytest.fixture
 def with_method(make_config):
-  """A small config with the fields of a method."""
+  """A small config with the fields of a method; saved at its end alone."""
 
   def make(name, **fields):
     ramped = name in ('gmp', 'st3', 'feather') or 'target' in str(fields)
     steps = {'end_steps': 8} if ramped else {}
     fields = {f'method.{k}': v for k, v in {**steps, **fields}.items()}
-    return make_config('dense', **{'method.name': name, **fields})
+    rarely = {'eval_every_steps': 20, 'checkpoint_every_steps': 20}
+    return make_config('dense', **rarely, **{'method.name': name, **fields})
 
   return make
 

@@ -67,9 +67,9 @@ def scripted(monkeypatch):
 )
 @pytest.mark.parametrize('crash', [False, True])
 def test_initial_last_two_and_best_stay(
-  method, accuracies, best, kept, crash, make_saving_config, scripted, tmp_path
+  method, accuracies, best, kept, crash, make_config, scripted, tmp_path
 ):
-  config = make_saving_config(method)
+  config = make_config(method)
   at = (5, 10, 12, 15, 18) if method == 'st3' else (5, 10, 15, 20)
   by_step = dict(zip(at, accuracies))
   scripted(by_step, crash_at=15 if crash else None)
@@ -82,8 +82,8 @@ def test_initial_last_two_and_best_stay(
   assert summary['best_top1'] is not None
 
 
-def test_without_validation_nothing_is_best(make_saving_config, tmp_path):
-  summary = loop.train(make_saving_config(validation=0), tmp_path)
+def test_without_validation_nothing_is_best(make_config, tmp_path):
+  summary = loop.train(make_config(validation=0), tmp_path)
   assert summary['best_step'] is summary['best_top1'] is None
   assert steps(tmp_path) == [0, 16, 20]
   assert '"validation"' not in (tmp_path / 'metrics.jsonl').read_text()
@@ -201,15 +201,15 @@ def test_all_damaged_is_an_error_that_stays(stopped, recorded, tmp_path):
 
 
 def test_a_damaged_best_does_not_lose_the_run(
-  recorded, tmp_path, scripted, make_saving_config, capsys
+  recorded, tmp_path, scripted, make_config, capsys
 ):
   directory = tmp_path / 'run'
   scripted({5: 0.1, 10: 0.9, 15: 0.2, 20: 0.3})
-  good = loop.train(make_saving_config(), directory)
+  good = loop.train(make_config(), directory)
   assert good['best_step'] == 10
   (directory / 'summary.json').unlink()
   DAMAGES['flipped'](directory / 'checkpoints' / '10')
-  summary = loop.train(make_saving_config(), directory)
+  summary = loop.train(make_config(), directory)
   assert summary['best_top1'] is None
   assert summary['top1'] == good['top1']
   assert 'checkpoints/10 cannot be read' in capsys.readouterr().out

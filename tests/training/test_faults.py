@@ -220,8 +220,8 @@ def test_kill_9_at_two_moments(recorded, command, tmp_path, assert_same_run):
   assert_same_run(tmp_path / 'run', summary, run)
 
 
-def test_sigterm_to_one_process_of_two(make_saving_config, command, tmp_path):
-  config = make_saving_config('str', total_steps=2000, log_every_steps=10)
+def test_sigterm_to_one_process_of_two(make_config, command, tmp_path):
+  config = make_config('str', total_steps=2000, log_every_steps=10)
   both = processes.start(command(config), processes=2)
   trials.reach(both[0], 10, 2000)
   both[1].send_signal(signal.SIGTERM)

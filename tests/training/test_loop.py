@@ -192,23 +192,21 @@ def test_what_a_run_leaves(recorded):
 
 
 def test_the_seed_makes_the_run(
-  recorded, make_saving_config, tmp_path, assert_same_run
+  recorded, make_config, tmp_path, assert_same_run
 ):
   run = recorded('dense')
   again = loop.train(run.config, tmp_path / 'again')
   assert_same_run(tmp_path / 'again', again, run)
-  loop.train(make_saving_config(seed=1), tmp_path / 'other')
+  loop.train(make_config(seed=1), tmp_path / 'other')
   other = (tmp_path / 'other' / 'metrics.jsonl').read_bytes()
   for mine, theirs in zip(run.lines.splitlines(), other.splitlines()):
     assert json.loads(mine)['loss'] != json.loads(theirs)['loss']
 
 
-def test_a_log_line_is_the_mean_since_the_last(
-  recorded, tmp_path, make_saving_config
-):
+def test_a_log_line_is_the_mean_since_the_last(recorded, tmp_path, make_config):
   """Also the last one, whose 2 steps are fewer than log_every_steps."""
   run = recorded('str')
-  loop.train(make_saving_config('str', log_every_steps=1), tmp_path)
+  loop.train(make_config('str', log_every_steps=1), tmp_path)
   each = records.read_lines(tmp_path / 'metrics.jsonl')
   lines = records.read_lines(run.directory / 'metrics.jsonl')
   validation = [r for r in lines if r['kind'] == 'validation']
@@ -243,9 +241,9 @@ def test_the_frozen_phase_keeps_its_zeros_and_its_rate(recorded):
 
 @pytest.mark.parametrize('batch_size', [1, 7, 256])
 def test_every_example_is_evaluated_once(
-  batch_size, recorded, make_saving_config, tmp_path
+  batch_size, recorded, make_config, tmp_path
 ):
-  config = make_saving_config('str', eval_batch_size=batch_size)
+  config = make_config('str', eval_batch_size=batch_size)
   shutil.copytree(recorded('str').directory, tmp_path / 'run')
   run = loop.Run(config, tmp_path / 'run')
   with contextlib.closing(run.checkpoints):
@@ -266,14 +264,12 @@ def test_every_example_is_evaluated_once(
 
 
 @pytest.fixture
-def diverging(make_saving_config):
+def diverging(make_config):
   """Its rate leaps to 1e20 in step 7: some later step is not finite."""
 
   def make(**fields):
     leap = {'schedule.boundaries_epochs': (6 / 19,), 'schedule.factor': 1e21}
-    return make_saving_config(
-      'dense', **leap, schedule__name='multistep', **fields
-    )
+    return make_config('dense', **leap, schedule__name='multistep', **fields)
 
   return make
 
@@ -327,12 +323,8 @@ def test_a_network_with_dead_layers_says_so(recorded, tmp_path, capsys):
   assert said in capsys.readouterr().out
 
 
-def test_the_end_of_a_run_names_its_dead_layers(
-  make_saving_config, tmp_path, capsys
-):
-  config = make_saving_config(
-    'str', method__target_nonzero=1, method__end_steps=8
-  )
+def test_the_end_of_a_run_names_its_dead_layers(make_config, tmp_path, capsys):
+  config = make_config('str', method__target_nonzero=1, method__end_steps=8)
   assert loop.train(config, tmp_path / 'run')['nonzero'] == 1
   printed = capsys.readouterr().out
   assert '2 layers have no weight left: ' in printed

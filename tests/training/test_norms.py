@@ -124,10 +124,10 @@ def test_no_batches(opened):
     norms.reestimate(*opened, 0)
 
 
-def test_a_run_ends_with_them(recorded, make_saving_config, tmp_path):
+def test_a_run_ends_with_them(recorded, make_config, tmp_path):
   """The last of its phases alone, and nothing but the statistics changes."""
   before = recorded('st3')
-  config = make_saving_config('st3', norm_batches=2)
+  config = make_config('st3', norm_batches=2)
   summary = loop.train(config, tmp_path / 'run')
   old = flat(checkpoint.read_variables(before.directory))
   new = flat(checkpoint.read_variables(tmp_path / 'run'))
@@ -149,9 +149,9 @@ def test_a_run_ends_with_them(recorded, make_saving_config, tmp_path):
 
 
 def test_a_run_that_was_stopped_ends_with_the_same(
-  make_saving_config, tmp_path, monkeypatch
+  make_config, tmp_path, monkeypatch
 ):
-  config = make_saving_config('str', norm_batches=2)
+  config = make_config('str', norm_batches=2)
   whole = loop.train(config, tmp_path / 'whole')
   save = checkpoint.Checkpoints.save
 
@@ -176,6 +176,6 @@ def test_a_run_that_was_stopped_ends_with_the_same(
     np.testing.assert_array_equal(a[path], b[path])
 
 
-def test_a_number_of_batches_below_zero(make_saving_config, tmp_path):
+def test_a_number_of_batches_below_zero(make_config, tmp_path):
   with pytest.raises(ValueError, match='norm_batches must be 0 or more'):
-    loop.train(make_saving_config(norm_batches=-1), tmp_path / 'run')
+    loop.train(make_config(norm_batches=-1), tmp_path / 'run')
